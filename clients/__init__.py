@@ -1,0 +1,1 @@
+"""A site: ClientApp, feature cache, local training, the site's own report."""

@@ -1,0 +1,1 @@
+"""From audited model to service."""

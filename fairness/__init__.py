@@ -1,0 +1,1 @@
+"""Audit before deployment: group statistics, metrics, intervals, gate, report."""

@@ -1,0 +1,1 @@
+"""Adapting heads from a handful of labelled examples: episodes, prototypes, ridge, evaluation."""

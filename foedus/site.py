@@ -1,0 +1,135 @@
+"""The site file: where an institution's data are, how they read, and what it allows (site.toml)."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from foedus.config import Section, read_toml, validate
+from foedus.errors import ConfigError
+from foedus.study import NAME
+
+SITE_FILE = "site.toml"
+
+
+class SiteIdentity(Section):
+    """[site]"""
+
+    name: str = Field(pattern=NAME)
+    """Name of the site: letters, digits, dot, dash, underscore; at most 64."""
+
+
+class DataSection(Section):
+    """[data]: paths are relative to the site file."""
+
+    kind: Literal["images", "text", "table"]
+    path: str
+    """images: a folder with one sub-folder per class, a CSV/Parquet manifest, or a MedMNIST .npz.
+    text, table: a CSV or Parquet file."""
+    label: str | None = None
+    """Column of the label; not used for a folder per class or an .npz."""
+    labels: dict[str, str] = {}
+    """Value in the data to class of the study, e.g. {"0" = "healthy", "1" = "disease"}.
+    Values not listed are taken as class names."""
+    image: str = "path"
+    """images, manifest: column of the image's path, relative to the manifest."""
+    text: str = "text"
+    """text: column of the text."""
+    unit: str | None = None
+    """Column of the patient or customer id; each row is its own unit when not set."""
+
+
+class GroupSection(Section):
+    """[groups.NAME]: a sensitive attribute and how its values map to the policy's groups."""
+
+    column: str
+    values: dict[str, str] = {}
+    """Value in the data to group; values not listed become "unknown"."""
+    edges: list[float] = []
+    """Ascending cut points of a number; a value equal to an edge falls in the upper band."""
+    bands: list[str] = []
+    """Names of the bands: one more than edges."""
+
+    @field_validator("edges", mode="before")
+    @classmethod
+    def _as_floats(cls, value: object) -> object:
+        if isinstance(value, list) and all(isinstance(v, int | float) for v in value):
+            return [float(v) for v in value]
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.values) == bool(self.edges):
+            raise ValueError("give either values or edges with bands")
+        if self.edges and len(self.bands) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bands; found {len(self.bands)}")
+        if self.edges != sorted(set(self.edges)):
+            raise ValueError("edges must ascend")
+        return self
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SplitSection(Section):
+    """[split]: by unit, within each class, so no patient is on both sides."""
+
+    validation: Share = 0.15
+    """Share of the units for early stopping and choosing."""
+    test: Share = 0.25
+    """Share of the units for the final figures and the audit."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the split; the site's own choice, no study can move a patient."""
+    column: str | None = None
+    """Column that already holds train, validation or test; then the shares are not used."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test leave nothing to train on; keep their sum below 1")
+        return self
+
+
+class PolicySection(Section):
+    """[policy]: what this site allows; no study can override it."""
+
+    doors: list[Literal["secure+ddp", "local-dp", "secure-only", "open"]] = ["secure+ddp"]
+    """Door modes a study may use here."""
+    release_site_metrics: bool = False
+    """Whether this site's own figures may be sent to the coordinator."""
+    studies: list[str] = []
+    """Names of the studies allowed; any when empty."""
+
+
+class SiteConfig(Section):
+    """A whole site.toml."""
+
+    site: SiteIdentity
+    data: DataSection
+    groups: dict[str, GroupSection] = {}
+    split: SplitSection = SplitSection()
+    policy: PolicySection = PolicySection()
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """cpu, cuda or cuda:N."""
+
+
+def load_site(folder: Path) -> SiteConfig:
+    """The site.toml in `folder`.
+
+    Raises:
+        ConfigError: Listing every problem in the file.
+    """
+    return validate(SiteConfig, read_toml(folder / SITE_FILE), source=str(folder / SITE_FILE))
+
+
+def find_sites(folder: Path) -> list[Path]:
+    """Folders below `folder` that hold a site.toml, sorted by name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    sites = sorted(path.parent for path in folder.glob(f"*/{SITE_FILE}"))
+    if not sites:
+        problem = f"no sub-folder holds a {SITE_FILE}; a site is a folder with that file and its data"
+        raise ConfigError(str(folder), [problem])
+    return sites

@@ -70,7 +70,7 @@ def _problem(model: type[BaseModel], detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"{key} is missing; add it"
     if kind == "value_error":
-        return f"{key}: {str(detail['ctx']['error'])}" if path else str(detail["ctx"]["error"])
+        return f"{key}: {detail['ctx']['error']!s}" if path else str(detail["ctx"]["error"])
     found = detail["input"]
     shown = "" if isinstance(found, dict | list | BaseModel) else f" (found {found!r})"
     message = detail["msg"][0].lower() + detail["msg"][1:]

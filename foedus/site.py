@@ -62,7 +62,9 @@ class GroupSection(Section):
         if bool(self.values) == bool(self.edges):
             raise ValueError("give either values or edges with bands")
         if self.edges and len(self.bands) != len(self.edges) + 1:
-            raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bands; found {len(self.bands)}")
+            raise ValueError(
+                f"{len(self.edges)} edges make {len(self.edges) + 1} bands; found {len(self.bands)}"
+            )
         if self.edges != sorted(set(self.edges)):
             raise ValueError("edges must ascend")
         return self

@@ -35,9 +35,9 @@ class Quantity:
 
     shape: tuple[int, ...]
     kind: Literal["count", "real"] = "real"
-    low: float = -(2.0**40)
-    high: float = 2.0**40
-    resolution: float = 2.0**-20
+    low: float = -(2.0**36)
+    high: float = 2.0**36
+    resolution: float = 2.0**-24
     min_count: int = 0
 
 

@@ -208,7 +208,9 @@ class Study(Section):
         if self.fewshot is None:
             return []
         classes, novel = self.study.classes, self.fewshot.novel_classes
-        problems = [f"fewshot.novel_classes: '{c}' is not one of the classes" for c in novel if c not in classes]
+        problems = [
+            f"fewshot.novel_classes: '{c}' is not one of the classes" for c in novel if c not in classes
+        ]
         pool = len(novel) or len(classes)
         if self.fewshot.n_way > pool:
             problems.append(

@@ -1,0 +1,167 @@
+"""A site's ClientApp: message, local work, the door, reply.
+
+Every handler only says what to measure; `foedus.door.leave` alone decides whether it leaves.
+The site's folder comes from its own node configuration, never from a message.
+"""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.report import write_report
+from clients.statistics import build
+from clients.training import Descent, train
+from clients.workplace import Workplace, open_workplace
+from foedus import __version__, records
+from foedus.backbones import Standardiser
+from foedus.door import Release, leave
+from foedus.errors import ConfigError, DataError
+from foedus.head import LinearHead
+from foedus.site import PolicySection, find_sites, load_site
+from foedus.statistic import Arrays, Quantity
+from foedus.study import NAME, Study, study_from_json
+
+log = logging.getLogger(__name__)
+app = ClientApp()
+
+SITE_KEY = "site-folder"
+"""Node configuration: the folder with this site's site.toml."""
+SITES_VARIABLE = "FOEDUS_SITES"
+"""Simulation with many processes: the folder of all sites; each takes its partition's."""
+HEAD_LIMIT = 1e4
+"""No weight of a head may be larger than this."""
+SPLITS = ("train", "validation", "test", "all")
+
+
+@app.query("enlist")
+def enlist(message: Message, context: Context) -> Message:
+    """Whether this site can take part: its name, its version, its backbone's digest."""
+
+    def measure(site: Workplace) -> Release:
+        words = {records.SITE: site.name, records.VERSION: __version__, records.BACKBONE: site.spec.digest}
+        return Release(words=words)
+
+    return _answer(message, context, measure)
+
+
+@app.query("statistic")
+def statistic(message: Message, context: Context) -> Message:
+    """One additive statistic over one split of this site's examples."""
+
+    def measure(site: Workplace) -> Release:
+        config = _config(message)
+        parameters = _arrays(message, records.PARAMETERS)
+        wanted = build(str(config[records.STATISTIC]), json.loads(str(config[records.SETTINGS])), parameters)
+        split = str(config[records.SPLIT])
+        if split not in SPLITS:
+            raise ConfigError(
+                "the request received", [f"split is '{split}'; valid here: {', '.join(SPLITS)}"]
+            )
+        examples = site.examples(split, standardiser=_standardiser(message))
+        return Release(arrays=wanted.measure(examples), quantities=wanted.declare())
+
+    return _answer(message, context, measure)
+
+
+@app.train()
+def train_round(message: Message, context: Context) -> Message:
+    """One round of gradient descent from the shared head on this site's training examples."""
+
+    def measure(site: Workplace) -> Release:
+        config, federation = _config(message), site.study.federation
+        shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
+        examples = site.examples("train", standardiser=_standardiser(message))
+        if not len(examples):
+            raise DataError(f"site '{site.name}' has no training example; see foedus site check.")
+        descent = Descent(
+            epochs=federation.local_epochs,
+            batch_size=federation.batch_size,
+            lr=federation.lr,
+            weight_decay=federation.weight_decay,
+            proximal_mu=float(config.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
+        )
+        rng = site.rng(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
+        head, loss = train(shared, examples, descent, rng=rng)
+        arrays = head.arrays()
+        quantities = {
+            name: Quantity(value.shape, low=-HEAD_LIMIT, high=HEAD_LIMIT) for name, value in arrays.items()
+        }
+        numbers = {records.NUM_EXAMPLES: len(examples), records.TRAIN_LOSS: loss}
+        return Release(arrays=arrays, quantities=quantities, numbers=numbers)
+
+    return _answer(message, context, measure)
+
+
+@app.query("report")
+def report(message: Message, context: Context) -> Message:
+    """Write this site's own report.
+
+    The counts of its local and personal heads leave as a contribution to a sum; its own
+    figures leave only if its policy releases them.
+    """
+
+    def measure(site: Workplace) -> Release:
+        shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
+        standardiser = _standardiser(message)
+        if standardiser is None:
+            raise ConfigError("the request received", ["a report needs the standardiser"])
+        run = str(_config(message)[records.RUN])
+        if re.fullmatch(NAME, run) is None:
+            raise ConfigError("the request received", ["run is not a valid id"])
+        figures, evaluation, counts = write_report(site, shared, standardiser, run=run)
+        released = site.config.policy.release_site_metrics
+        words = {records.FIGURES: json.dumps(figures)} if released else {}
+        return Release(arrays=counts, quantities=evaluation.declare(), words=words, individual=released)
+
+    return _answer(message, context, measure)
+
+
+def _answer(message: Message, context: Context, measure: Callable[[Workplace], Release]) -> Message:
+    """Go through the door with what `measure` finds at this site's workplace."""
+
+    def study_json() -> str:
+        return str(_config(message).get(records.STUDY, ""))
+
+    def permit() -> tuple[Study, PolicySection]:
+        return _parse(study_json()), load_site(site_folder(context)).policy
+
+    def work() -> Release:
+        return measure(open_workplace(site_folder(context), study_json()))
+
+    return leave(message, work, permit=permit)
+
+
+_parse = lru_cache(maxsize=16)(study_from_json)
+
+
+def site_folder(context: Context) -> Path:
+    """This site's folder, from its node configuration or, in a simulation, from its partition.
+
+    Raises:
+        ConfigError: If neither is given.
+    """
+    if SITE_KEY in context.node_config:
+        return Path(str(context.node_config[SITE_KEY]))
+    if SITES_VARIABLE in os.environ and "partition-id" in context.node_config:
+        return find_sites(Path(os.environ[SITES_VARIABLE]))[int(context.node_config["partition-id"])]
+    raise ConfigError("the node configuration", [f"{SITE_KEY} is missing; set it to the site's folder"])
+
+
+def _config(message: Message) -> ConfigRecord:
+    return message.content.config_records.get(records.CONFIG, ConfigRecord())
+
+
+def _arrays(message: Message, key: str) -> Arrays:
+    return records.from_record(message.content.array_records.get(key, ArrayRecord()))
+
+
+def _standardiser(message: Message) -> Standardiser | None:
+    arrays = _arrays(message, records.STANDARDISER)
+    return Standardiser.from_arrays(arrays) if arrays else None

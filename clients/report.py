@@ -1,0 +1,100 @@
+"""Each site's own report: what taking part is worth here, kept here."""
+
+from typing import TypedDict
+
+import numpy as np
+
+from clients.training import own_head
+from clients.workplace import Workplace
+from foedus import files, metrics
+from foedus.backbones import Moments, Standardiser
+from foedus.evaluation import Evaluation
+from foedus.examples import Examples
+from foedus.head import LinearHead
+from foedus.statistic import Arrays
+
+LOCAL_STREAM, PERSONAL_STREAM = 1_000_001, 1_000_002
+"""Streams of random numbers beyond any round's."""
+
+
+class Figures(TypedDict):
+    """A site's own figures on its own test examples; personal is None when the study has none."""
+
+    site: str
+    n_train: int
+    n_test: int
+    local: metrics.Metrics
+    federated: metrics.Metrics
+    personal: metrics.Metrics | None
+
+
+def write_report(
+    site: Workplace, shared: LinearHead, standardiser: Standardiser, *, run: str
+) -> tuple[Figures, Evaluation, Arrays]:
+    """Fit the site's local and personal heads, compare them with the shared one, and keep the result.
+
+    The report, and the personal head, lie in the site's .foedus/reports/RUN, readable by its
+    owner only.
+
+    Args:
+        site: Where we are.
+        shared: The federated head, on standardised features.
+        standardiser: The federation's.
+        run: The run's id.
+
+    Returns:
+        The site's own figures, which stay here unless its policy releases them; and the
+        evaluation of its local (and personal) head with its counts, which are summed.
+    """
+    test = site.examples("test", standardiser=standardiser)
+    local, local_test = local_head(site)
+    personal = personal_head(site, shared, standardiser)
+    figures = Figures(
+        site=site.name,
+        n_train=len(site.data.rows("train")),
+        n_test=len(test),
+        local=score(local, local_test),
+        federated=score(shared, test),
+        personal=None if personal is None else score(personal, test),
+    )
+    folder = site.folder / ".foedus" / "reports" / run
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files.write_json(folder / "report.json", figures)
+    if personal is not None:
+        files.write_arrays(folder / "personal.safetensors", {**personal.arrays(), **standardiser.arrays()})
+    heads = [(local, local_test)] if personal is None else [(local, local_test), (personal, test)]
+    counted = [Evaluation([head]).measure(examples) for head, examples in heads]
+    together = {key: np.concatenate([part[key] for part in counted]) for key in counted[0]}
+    return figures, Evaluation([head for head, _ in heads]), together
+
+
+def personal_head(site: Workplace, shared: LinearHead, standardiser: Standardiser) -> LinearHead | None:
+    """The site's own version of the shared head, or None if the study asks for none."""
+    if site.study.backbone.personal == "none":
+        return None
+    own = site.examples("train", "validation", standardiser=standardiser)
+    return own_head(own, prior=shared, rng=site.rng(PERSONAL_STREAM))
+
+
+def local_head(site: Workplace) -> tuple[LinearHead, Examples]:
+    """What the site does alone, and its test examples as that head reads them.
+
+    Its own standardisation, its own head, nothing shared.
+    """
+    moments = Moments(dim=site.spec.dim)
+    alone = moments.read(moments.measure(site.examples("train", standardiser=None)))
+    own, test = (
+        _standardise(site.examples(*splits, standardiser=None), alone)
+        for splits in (("train", "validation"), ("test",))
+    )
+    prior = LinearHead.zeros(site.study.n_classes, site.spec.dim)
+    return own_head(own, prior=prior, rng=site.rng(LOCAL_STREAM)), test
+
+
+def score(head: LinearHead, examples: Examples) -> metrics.Metrics:
+    """Metrics of a head on examples."""
+    return metrics.from_rows(examples.labels, np.asarray(head.log_probabilities(examples.features)))
+
+
+def _standardise(examples: Examples, standardiser: Standardiser) -> Examples:
+    return Examples(standardiser.apply(examples.features), examples.labels, examples.groups)

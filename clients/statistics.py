@@ -1,0 +1,36 @@
+"""The statistics a site answers, by name. Nothing else can be asked of it."""
+
+from typing import Any
+
+from fairness.counts import AuditCounts
+from fairness.edges import AuditEdges
+from fewshot.episode_sums import EpisodeSums
+from fewshot.prototypical import PrototypeSums
+from fewshot.ridge import RidgeSums
+from foedus.backbones import Moments
+from foedus.config import nearest
+from foedus.errors import ConfigError
+from foedus.evaluation import Evaluation
+from foedus.statistic import Arrays, Settings, Statistic
+
+KNOWN: dict[str, type[Statistic[Any]]] = {
+    statistic.name: statistic
+    for statistic in (Moments, RidgeSums, PrototypeSums, Evaluation, EpisodeSums, AuditEdges, AuditCounts)
+}
+
+
+def build(name: str, settings: Settings, arrays: Arrays) -> Statistic[Any]:
+    """The statistic asked for.
+
+    Raises:
+        ConfigError: If the name is unknown or its parameters are not valid.
+    """
+    if name not in KNOWN:
+        hint = nearest(name, sorted(KNOWN))
+        raise ConfigError("the request received", [f"'{name}' is not a statistic; {hint}"])
+    try:
+        return KNOWN[name].from_wire(settings, arrays)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            "the request received", [f"the parameters of '{name}' are not valid: {error}"]
+        ) from error

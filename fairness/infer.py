@@ -1,0 +1,179 @@
+"""How sure the figures are: intervals for rates, for the largest gap and smallest ratio, and power.
+
+Rates: Wilson 1927. Gaps and ratios over several groups: Wilson limits at Tukey's studentized
+range, combined per pair by MOVER (Zou & Donner 2008); for two groups this is Newcombe 1998.
+The intervals of all pairs hold together, so the largest gap needs no further correction.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, studentized_range
+
+from fairness.counts import GroupTable
+from fairness.metrics import PROPORTIONS, Counts, Outcomes, Reals, auc, quotient
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A value and its interval for every group; NaN where undefined. Each is (n_groups,)."""
+
+    value: Reals
+    low: Reals
+    high: Reals
+
+    def take(self, rows: NDArray[np.bool_]) -> "Limits":
+        """The groups where `rows` is true."""
+        return Limits(self.value[rows], self.low[rows], self.high[rows])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its interval; NaN when it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNDEFINED = Interval(float("nan"), float("nan"), float("nan"))
+
+
+@lru_cache(maxsize=256)
+def simultaneous_z(n_groups: int, alpha: float) -> float:
+    """Normal quantile at which all pairs of groups hold together (Tukey); 1.96 for two."""
+    if n_groups <= 2:
+        return float(norm.ppf(1 - alpha / 2))
+    return float(studentized_range.ppf(1 - alpha, n_groups, np.inf) / np.sqrt(2))
+
+
+def wilson(successes: Counts, trials: Counts, *, z: float) -> Limits:
+    """Score interval of a proportion (Wilson 1927); NaN without trials."""
+    return _score_interval(quotient(successes, trials), trials, z=z)
+
+
+def auc_limits(histogram: Counts, *, z: float) -> Limits:
+    """DeLong interval on the logit of the area, widened by the bound of the binning.
+
+    Where DeLong's variance says nothing (one case on a side, or perfect separation), Wilson's
+    interval with the smaller side as the number of trials.
+    """
+    found = auc(histogram)
+    spread = found.value * (1 - found.value)
+    usable = (found.variance > 0) & (spread > 0)
+    safe = np.where(usable, spread, 0.25)
+    half = z * np.sqrt(np.where(usable, found.variance, 0.0)) / safe
+    logit = np.log(np.where(usable, found.value, 0.5) / np.where(usable, 1 - found.value, 0.5))
+    smaller = histogram.sum(axis=2).min(axis=1)
+    crude = _score_interval(found.value, smaller, z=z)
+    low = np.where(usable, _expit(logit - half), crude.low)
+    high = np.where(usable, _expit(logit + half), crude.high)
+    return Limits(found.value, np.clip(low - found.bound, 0, 1), np.clip(high + found.bound, 0, 1))
+
+
+def limits(metric: str, table: GroupTable, positive: int, *, z: float) -> Limits:
+    """A metric and its interval in every group of a table."""
+    if metric == "auc":
+        return auc_limits(table.scores, z=z)
+    return wilson(*PROPORTIONS[metric](Outcomes.of(table.confusion, positive)), z=z)
+
+
+def trials(metric: str, table: GroupTable, positive: int) -> Counts:
+    """(n_groups,) people a metric is taken over; for the AUC, the smaller of the two sides."""
+    if metric == "auc":
+        return np.asarray(table.scores.sum(axis=2).min(axis=1), np.int64)
+    return PROPORTIONS[metric](Outcomes.of(table.confusion, positive))[1]
+
+
+def largest_difference(found: Limits) -> Interval:
+    """Highest minus lowest group; its interval is [largest lower, largest upper] over all pairs."""
+    rows = found.take(~np.isnan(found.value))
+    if len(rows.value) < 2:
+        return UNDEFINED
+    gap = rows.value[:, None] - rows.value[None, :]
+    up, down = rows.high - rows.value, rows.value - rows.low
+    low = gap - np.hypot(down[:, None], up[None, :])
+    high = gap + np.hypot(up[:, None], down[None, :])
+    pairs = ~np.eye(len(gap), dtype=bool)
+    return Interval(float(gap.max()), max(0.0, float(low[pairs].max())), min(1.0, float(high[pairs].max())))
+
+
+def smallest_ratio(found: Limits) -> Interval:
+    """Lowest over highest group; its interval is [smallest lower, smallest upper] over all pairs.
+
+    MOVER on logarithms. A rate of 0 has no logarithm: its ratio is 0 with the quotient of the
+    two limits as upper end, which is wider.
+    """
+    rows = found.take(~np.isnan(found.value))
+    if len(rows.value) < 2 or rows.value.max() == 0:
+        return UNDEFINED
+    pairs = [(i, j) for i in range(len(rows.value)) for j in range(len(rows.value)) if i != j]
+    ends = [_ratio_ends(rows, i, j) for i, j in pairs]
+    value = float(rows.value.min() / rows.value.max())
+    return Interval(value, min(low for low, _ in ends), min(1.0, *(high for _, high in ends)))
+
+
+def _ratio_ends(rows: Limits, i: int, j: int) -> tuple[float, float]:
+    if min(rows.value[i], rows.value[j]) == 0:
+        low = 0.0 if rows.low[i] == 0 else float(rows.low[i] / rows.high[j])
+        return low, float("inf") if rows.low[j] == 0 else float(rows.high[i] / rows.low[j])
+    logs = Limits(np.log(rows.value), np.log(rows.low), np.log(rows.high))
+    centre = logs.value[i] - logs.value[j]
+    down = np.hypot(logs.value[i] - logs.low[i], logs.high[j] - logs.value[j])
+    up = np.hypot(logs.high[i] - logs.value[i], logs.value[j] - logs.low[j])
+    return float(np.exp(centre - down)), float(np.exp(centre + up))
+
+
+def null_variance(metric: str, table: GroupTable, positive: int, *, rows: NDArray[np.int64]) -> Reals:
+    """(n_groups,) variance of a metric if the groups in `rows` share one value; NaN if unknown.
+
+    Two successes and two failures are added to the shared rate, so that one of 0 or 1 does not
+    look certain (Agresti & Coull 1998).
+    """
+    if metric == "auc":
+        return auc(table.scores).variance
+    successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
+    p = (successes[rows].sum() + 2) / (n[rows].sum() + 4)
+    return quotient(np.full(n.shape, p * (1 - p)), n)
+
+
+def detectable_gap(variance: float, reference_variance: float, *, z: float) -> float:
+    """Smallest true difference to the reference group that is found with power 0.8; at most 1.
+
+    Args:
+        variance: Of this group's figure if there is no difference, e.g. p (1 - p) / n.
+        reference_variance: Of the reference group's figure.
+        z: Critical value of the comparison.
+    """
+    return min(1.0, float((z + norm.ppf(POWER)) * np.sqrt(variance + reference_variance)))
+
+
+def needed_per_group(standard_error: float, tolerance: float, n_groups: int, *, alpha: float) -> int:
+    """People each group needs so that equal groups pass a difference gate with power 0.8.
+
+    The upper limit is close to (observed range) + q(1 - alpha) standard errors, and the range
+    of equal groups is below q(0.8) of them four times in five; q are studentized ranges.
+
+    Args:
+        standard_error: Of one group's figure with a single person, e.g. sqrt(p (1 - p)); on
+            logarithms for a ratio, with `tolerance` = -log(smallest ratio accepted).
+    """
+    q = (simultaneous_z(n_groups, alpha) + simultaneous_z(n_groups, 1 - POWER)) * np.sqrt(2)
+    return int(np.ceil((standard_error * q / tolerance) ** 2))
+
+
+def _score_interval(value: Reals, n_trials: Counts, *, z: float) -> Limits:
+    n = np.where(n_trials > 0, n_trials, np.nan).astype(np.float64)
+    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+    low = np.where(value == 0, 0.0, np.maximum(centre - half, 0))
+    high = np.where(value == 1, 1.0, np.minimum(centre + half, 1))
+    return Limits(value, low, high)
+
+
+def _expit(x: Reals) -> Reals:
+    return np.asarray(1 / (1 + np.exp(-x)))

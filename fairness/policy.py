@@ -1,0 +1,204 @@
+"""The auditor's policy: whom to compare, by which figures, and what evidence is asked for (policy.toml)."""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from fairness.groups import MAX_GROUPS, SEPARATOR, GroupPlan, group_problems
+from foedus.config import Section, nearest, read_toml, validate
+from foedus.errors import ConfigError
+from foedus.examples import UNKNOWN
+from foedus.study import NAME
+
+Profile = Literal["health.diagnosis", "lending", "custom"]
+GateMetric = Literal["tpr", "fnr", "fpr", "tnr", "ppv", "npv", "selection_rate", "accuracy", "auc"]
+Compare = Literal["max_difference", "min_ratio"]
+
+
+class PolicyIdentity(Section):
+    """[policy]"""
+
+    name: str = Field(pattern=NAME)
+    """Name of the policy: letters, digits, dot, dash, underscore; at most 64."""
+    profile: Profile = "custom"
+    """Gives the gates when the file has none: missed cases and ranking for a diagnosis,
+    the share selected for lending."""
+    decision_threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Two classes: a probability at or above it is a positive decision. More classes: not used."""
+    intersections: list[Annotated[list[str], Field(min_length=2, max_length=4)]] = []
+    """Attributes to look at together, e.g. [["sex", "age_band"]]."""
+
+
+class Gate(Section):
+    """[[gate]]: one promise the model has to keep."""
+
+    metric: GateMetric
+    attribute: str | None = None
+    """An attribute, or an intersection written "sex|age_band"; every attribute when not set."""
+    compare: Compare
+    """max_difference: highest minus lowest group; min_ratio: lowest over highest group."""
+    tolerance: float = Field(gt=0, lt=1)
+    """Largest difference, or smallest ratio, that is accepted."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.metric == "auc" and self.compare == "min_ratio":
+            raise ValueError('metric "auc" is compared by difference; set compare = "max_difference"')
+        return self
+
+
+class EvidenceSection(Section):
+    """[evidence]: with less than this a gate cannot be passed."""
+
+    alpha: float = Field(default=0.05, gt=0, le=0.5)
+    """Intervals cover with probability 1 - alpha, over all groups of an attribute together."""
+    min_n: int = Field(default=30, ge=1)
+    """Fewest people in a compared group."""
+    min_positives: int = Field(default=30, ge=1)
+    """Fewest people a conditional rate is taken over: positives for tpr and fnr, negatives for
+    fpr and tnr, positive decisions for ppv, negative ones for npv, both classes for auc."""
+    min_sites: int = Field(default=3, ge=1)
+    """Fewest sites that contribute to a compared group."""
+    max_unknown: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of people whose attribute is unknown."""
+
+
+class DisclosureSection(Section):
+    """[disclosure]"""
+
+    k: int = Field(default=11, ge=1)
+    """A group of fewer people is listed as suppressed and none of its numbers is written."""
+
+
+PROFILE_GATES: dict[Profile, tuple[Gate, ...]] = {
+    "health.diagnosis": (
+        Gate(metric="fnr", compare="max_difference", tolerance=0.10),
+        Gate(metric="auc", compare="max_difference", tolerance=0.05),
+    ),
+    "lending": (Gate(metric="selection_rate", compare="min_ratio", tolerance=0.80),),
+    "custom": (),
+}
+
+
+class Policy(Section):
+    """A whole policy.toml."""
+
+    policy: PolicyIdentity
+    attributes: dict[str, list[str]] = Field(min_length=1)
+    """Attribute to its groups; people in none of them are the group "unknown"."""
+    gate: list[Gate] = []
+    evidence: EvidenceSection = EvidenceSection()
+    disclosure: DisclosureSection = DisclosureSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if problems := _reference_problems(self.model_dump()):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def plan(self) -> GroupPlan:
+        """The groups and intersections the sites count."""
+        return GroupPlan.of(self.attributes, self.policy.intersections)
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The gates to decide: the file's or the profile's, each with its attribute."""
+        found = self.gate or list(PROFILE_GATES[self.policy.profile])
+        return [
+            gate.model_copy(update={"attribute": attribute})
+            for gate in found
+            for attribute in ([gate.attribute] if gate.attribute else self.attributes)
+        ]
+
+    def to_json(self) -> str:
+        """The policy as canonical JSON."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a TOML file.
+
+    Raises:
+        ConfigError: Listing every problem in the file.
+    """
+    return policy_from(read_toml(path), source=str(path))
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy in TOML text (tests, notebooks)."""
+    return policy_from(tomllib.loads(text), source="policy")
+
+
+def policy_from(values: Mapping[str, Any], *, source: str) -> Policy:
+    """The policy with these values.
+
+    Raises:
+        ConfigError: Listing every problem: those of single keys and those between tables.
+    """
+    try:
+        return validate(Policy, values, source=source)
+    except ConfigError as error:
+        between = _reference_problems(values)
+        single = [p for p in error.problems if p != "; ".join(between)]
+        raise ConfigError(source, single + between) from None
+
+
+def _reference_problems(values: Mapping[str, Any]) -> list[str]:
+    """Problems between tables; anything of the wrong shape is left to the models."""
+    attributes = {k: v for k, v in _table(values, "attributes").items() if _strings(v)}
+    identity = _table(values, "policy")
+    asked = identity.get("intersections", [])
+    intersections = [pair for pair in asked if _strings(pair)] if isinstance(asked, list) else []
+    problems = group_problems(attributes)
+    if "intersections" in _table(values, "attributes"):
+        problems.append("attributes.intersections: intersections belong in [policy]; move the line there")
+    for pair in intersections:
+        problems += _intersection_problems(pair, attributes)
+    valid = [*attributes, *(SEPARATOR.join(pair) for pair in intersections)]
+    gates = values.get("gate", [])
+    for i, gate in enumerate(gates if isinstance(gates, list) else []):
+        name = gate.get("attribute") if isinstance(gate, dict) else None
+        if isinstance(name, str) and name not in valid:
+            problems.append(f"gate.{i}.attribute is '{name}', not an attribute here; {nearest(name, valid)}")
+    profile = identity.get("profile", "custom")
+    if not gates and profile in get_args(Profile) and not PROFILE_GATES[profile]:
+        problems.append(f'gate is missing and profile "{profile}" has none of its own; add [[gate]]')
+    return problems
+
+
+def _intersection_problems(pair: list[str], attributes: Mapping[str, list[str]]) -> list[str]:
+    shown = SEPARATOR.join(pair)
+    problems = [
+        f"policy.intersections: '{name}' is not an attribute; {nearest(name, list(attributes))}"
+        for name in pair
+        if name not in attributes
+    ]
+    if problems:
+        return problems
+    if len(set(pair)) < len(pair):
+        return [f"policy.intersections: '{shown}' names an attribute twice"]
+    cells = prod(len({*attributes[name], UNKNOWN}) for name in pair)
+    if cells > MAX_GROUPS:
+        return [f"policy.intersections: '{shown}' has {cells} groups; at most {MAX_GROUPS}"]
+    return []
+
+
+def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key, {})
+    return found if isinstance(found, dict) else {}
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

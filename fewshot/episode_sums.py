@@ -1,0 +1,184 @@
+"""The episodes of `fewshot.evaluate` as a sum over sites: a new site reports counts, no example."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fewshot.calibration import N_BINS, Bins
+from fewshot.closed_form import FITS
+from fewshot.episodes import EpisodeSampler
+from fewshot.scoring import HIGHEST_NLL, run_episodes
+from fewshot.whitening import MEAN, NORMALISE, TRANSFORM, Whitening
+from foedus.config import Section, validate
+from foedus.errors import ConfigError, FewShotError
+from foedus.examples import Examples
+from foedus.statistic import Arrays, Quantity, Settings
+from foedus.study import Method
+
+EPISODES, ACCURACY, ACCURACY_SQUARED, NLL = "episodes", "accuracy", "accuracy-squared", "nll"
+BIN_COUNT, BIN_CONFIDENCE, BIN_CORRECT = "bin-count", "bin-confidence", "bin-correct"
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """A method's result over the episodes of all sites that answered, as read from the sum.
+
+    Attributes:
+        method: "prototypical" or "ridge".
+        n_way: Classes in an episode.
+        n_shot: Support examples of each class.
+        episodes: How many episodes.
+        accuracy: Their mean accuracy, 0..1.
+        ci95: Half width of its 95 % interval over episodes of these examples and classes.
+        nll: Mean negative log-likelihood of a query, nats.
+        ece: Expected calibration error over 15 bins.
+    """
+
+    method: Method
+    n_way: int
+    n_shot: int
+    episodes: int
+    accuracy: float
+    ci95: float
+    nll: float
+    ece: float
+
+
+class _EpisodeSettings(Section):
+    """What the coordinator sends to ask for episodes."""
+
+    method: Method
+    n_way: int = Field(ge=2, le=1000)
+    n_shot: int = Field(ge=1, le=10_000)
+    n_query: int = Field(ge=1, le=10_000)
+    episodes: int = Field(ge=2, le=100_000)
+    seed: int = Field(ge=0)
+    classes: list[int]
+
+
+@dataclass(frozen=True)
+class EpisodeSums:
+    """The statistic "episodes": one method and one n_shot, run on a site's own examples.
+
+    Args:
+        method: "prototypical" or "ridge".
+        n_way, n_shot, n_query, episodes, seed: As in `EpisodeSampler`.
+        classes: Class indices to draw from, the novel ones; all when empty.
+        whitening: Learnt from the base classes; the features as they are when None.
+    """
+
+    method: Method
+    n_way: int = 5
+    n_shot: int = 5
+    n_query: int = 15
+    episodes: int = 600
+    seed: int = 0
+    classes: tuple[int, ...] = ()
+    whitening: Whitening | None = None
+    name: ClassVar[str] = "episodes"
+
+    def settings(self) -> Settings:
+        """Small parameters, sent as configuration."""
+        return {
+            "method": self.method,
+            "n_way": self.n_way,
+            "n_shot": self.n_shot,
+            "n_query": self.n_query,
+            "episodes": self.episodes,
+            "seed": self.seed,
+            "classes": list(self.classes),
+        }
+
+    def arrays(self) -> Arrays:
+        """The whitening, or nothing."""
+        return {} if self.whitening is None else self.whitening.arrays()
+
+    @classmethod
+    def from_wire(cls, settings: Settings, arrays: Arrays) -> Self:
+        """The same statistic, from what arrived at the site."""
+        source = "the request received"
+        parsed = validate(_EpisodeSettings, settings, source=source)
+        unknown = sorted(set(arrays) - {MEAN, TRANSFORM, NORMALISE})
+        if unknown:
+            raise ConfigError(source, [f"{key} is not a known array" for key in unknown])
+        try:
+            whitening = Whitening.from_arrays(arrays) if arrays else None
+        except FewShotError as error:
+            raise ConfigError(source, [str(error)]) from None
+        values = parsed.model_dump() | {"classes": tuple(parsed.classes)}
+        return cls(**values, whitening=whitening)
+
+    def declare(self) -> dict[str, Quantity]:
+        """Shapes, kinds and ranges of the sums; no more examples stand behind them than one episode's."""
+        fewest = self.n_way * (self.n_shot + self.n_query)
+        queries = float(self.episodes * self.n_way * self.n_query)
+        counts = Quantity((N_BINS,), "count", 0, queries, 1.0, fewest)
+        real = Quantity((1,), "real", 0, float(self.episodes), min_count=fewest)
+        return {
+            EPISODES: Quantity((1,), "count", 0, float(self.episodes), 1.0, fewest),
+            ACCURACY: real,
+            ACCURACY_SQUARED: real,
+            NLL: replace(real, high=HIGHEST_NLL * self.episodes),
+            BIN_COUNT: counts,
+            BIN_CONFIDENCE: Quantity((N_BINS,), "real", 0, queries, min_count=fewest),
+            BIN_CORRECT: counts,
+        }
+
+    def measure(self, examples: Examples) -> Arrays:
+        """Run the episodes here.
+
+        Raises:
+            FewShotError: If the site's examples do not allow them, or the whitening does not fit.
+        """
+        sampler = EpisodeSampler(
+            examples.labels, self.n_way, self.n_shot, self.n_query, self.seed, list(self.classes) or None
+        )
+        scored = run_episodes(FITS[self.method], self._prepared(examples), sampler, n_episodes=self.episodes)
+        return {
+            EPISODES: np.array([self.episodes], np.int64),
+            ACCURACY: np.array([scored.accuracy.sum()]),
+            ACCURACY_SQUARED: np.array([(scored.accuracy**2).sum()]),
+            NLL: np.array([scored.nll.sum()]),
+            BIN_COUNT: scored.bins.count,
+            BIN_CONFIDENCE: scored.bins.confidence,
+            BIN_CORRECT: scored.bins.correct,
+        }
+
+    def _prepared(self, examples: Examples) -> NDArray[np.floating]:
+        if self.whitening is None:
+            return examples.features
+        dim = len(self.whitening.mean_)
+        if examples.features.shape[1] != dim:
+            raise FewShotError(
+                f"features have length {examples.features.shape[1]} but the whitening has {dim}; "
+                "use the study's backbone"
+            )
+        return self.whitening.transform(examples.features)
+
+    def read(self, total: Arrays) -> EpisodeResult:
+        """Mean, interval and calibration over the episodes of all sites."""
+        n = int(total[EPISODES].item())
+        if n < 2:
+            raise FewShotError(
+                f"the sums hold {n} episodes, expected at least 2; ask a site with novel classes"
+            )
+        mean = float(total[ACCURACY].item()) / n
+        variance = max(float(total[ACCURACY_SQUARED].item()) - n * mean**2, 0.0) / (n - 1)
+        bins = Bins(
+            np.asarray(total[BIN_COUNT], np.int64),
+            np.asarray(total[BIN_CONFIDENCE], np.float64),
+            np.asarray(total[BIN_CORRECT], np.int64),
+        )
+        return EpisodeResult(
+            method=self.method,
+            n_way=self.n_way,
+            n_shot=self.n_shot,
+            episodes=n,
+            accuracy=mean,
+            ci95=float(1.96 * np.sqrt(variance / n)),
+            nll=float(total[NLL].item()) / n,
+            ece=bins.error(),
+        )

@@ -1,0 +1,63 @@
+"""The command line: `foedus --help`. Heavy packages are imported by the command that needs them."""
+
+import json
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from foedus import __version__
+from foedus.cli import audit, backbones, demo, environment, fewshot, sites, studies
+from foedus.errors import FoedusError
+
+app = typer.Typer(
+    name="foedus",
+    help="Fine-tune together, adapt from a handful of examples, and prove it is fair. Only sums leave a site.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("demo")(demo.demo)
+app.command("simulate")(studies.simulate)
+app.command("resume")(studies.resume)
+app.command("list")(studies.list_runs)
+app.add_typer(backbones.app, name="backbones")
+app.add_typer(sites.app, name="site")
+app.add_typer(fewshot.app, name="fewshot")
+app.add_typer(audit.app, name="audit")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"foedus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Set up logging."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("flwr").propagate = False
+
+
+def main() -> None:
+    """Entry point: runs a command and turns a deliberate error into one message and its exit code."""
+    environment.prepare()
+    try:
+        app()
+    except FoedusError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}))
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; foedus resume goes on from the last round", file=sys.stderr)
+        sys.exit(130)

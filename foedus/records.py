@@ -1,0 +1,53 @@
+"""Wire keys, and plain arrays to Flower's records and back. No pickle: arrays are numpy's own format."""
+
+from flwr.app import Array, ArrayRecord, RecordDict
+
+from foedus.statistic import Arrays
+
+ARRAYS = "arrays"
+"""The head (training) or the sums (statistics)."""
+CONFIG = "config"
+METRICS = "metrics"
+PARAMETERS = "parameters"
+"""Array parameters of a statistic."""
+STANDARDISER = "standardiser"
+
+STUDY = "study"
+STATISTIC = "statistic"
+SETTINGS = "settings"
+SPLIT = "split"
+RUN = "run"
+SERVER_ROUND = "server-round"
+PROXIMAL_MU = "proximal-mu"
+NUM_EXAMPLES = "num-examples"
+TRAIN_LOSS = "train-loss"
+SITE = "site"
+VERSION = "version"
+BACKBONE = "backbone"
+FIGURES = "figures"
+
+QUERY_STATISTIC = "query.statistic"
+QUERY_ENLIST = "query.enlist"
+QUERY_REPORT = "query.report"
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays as Flower carries them."""
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> Arrays:
+    """Flower's arrays as numpy; object arrays are refused by numpy itself (no pickle).
+
+    Raises:
+        ValueError: If an array cannot be decoded.
+    """
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def size_bytes(content: RecordDict) -> int:
+    """Payload of a message: array bytes and configuration text, without framing."""
+    arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    texts = sum(len(str(v)) for record in content.config_records.values() for v in record.values())
+    numbers = sum(8 for record in content.metric_records.values() for _ in record.values())
+    return arrays + texts + numbers

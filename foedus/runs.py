@@ -1,0 +1,168 @@
+"""Run folders: everything a run was asked, did and found, on disk, written atomically."""
+
+import hashlib
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from foedus import files
+from foedus.errors import RunError
+from foedus.statistic import Arrays
+from foedus.study import Study, load_study
+
+STUDY_FILE = "study.toml"
+POLICY_FILE = "policy.toml"
+ROUNDS_FILE = "rounds.jsonl"
+LOG_FILE = "log.jsonl"
+STATE_FILE = "run.json"
+RESULTS_FILE = "results.json"
+AUDIT_FILE = "audit.json"
+FEWSHOT_FILE = "fewshot.json"
+REPORT_FILE = "report.html"
+LATEST = "checkpoints/latest.json"
+
+
+class RunFolder:
+    """One run on disk. `path` exists; its study is valid."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls, root: Path, study_file: Path, *, policy: str | None, engine: str, sites: str
+    ) -> "RunFolder":
+        """A new run folder below `root` that keeps the study and the policy as they are now.
+
+        Args:
+            root: Where runs live.
+            study_file: The study.toml.
+            policy: Text of the auditor's policy, if the study has one.
+            engine: "local" or "ray".
+            sites: Folder of the sites, for resuming.
+        """
+        study = load_study(study_file)
+        started = datetime.now(UTC)
+        run_id = f"{study.study.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run = cls(root / run_id)
+        files.write_bytes(run.path / STUDY_FILE, study_file.read_bytes())
+        if policy is not None:
+            files.write_bytes(run.path / POLICY_FILE, policy.encode())
+        run.set_state("running", engine=engine, sites=sites, started=started.isoformat(timespec="seconds"))
+        run.log("created", study=study.study.name, engine=engine)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run folder.
+
+        Raises:
+            RunError: If `path` is not one.
+        """
+        if not (path / STUDY_FILE).is_file() or not (path / STATE_FILE).is_file():
+            raise RunError(f"{path} is not a run folder; see foedus list for those that are.")
+        return cls(path)
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def study(self) -> Study:
+        """The study as it was when the run began."""
+        return load_study(self.path / STUDY_FILE)
+
+    def state(self) -> dict[str, Any]:
+        """Status ("running", "finished", "failed"), engine, sites, times."""
+        return dict(files.read_json(self.path / STATE_FILE))
+
+    def set_state(self, status: str, **more: Any) -> None:
+        """Change the status; other fields are kept unless given."""
+        before = self.state() if (self.path / STATE_FILE).exists() else {}
+        files.write_json(self.path / STATE_FILE, {**before, **more, "status": status})
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append an event to the hash chain of log.jsonl."""
+        path = self.path / LOG_FILE
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        previous = hashlib.sha256(lines[-1]).hexdigest() if lines else "0" * 64
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "event": event,
+            **fields,
+            "previous": previous,
+        }
+        self._append(path, entry)
+
+    def verify_log(self) -> None:
+        """Check the hash chain of log.jsonl.
+
+        Raises:
+            RunError: Naming the first line that does not follow from the one before.
+        """
+        previous = "0" * 64
+        for number, line in enumerate((self.path / LOG_FILE).read_bytes().splitlines(), start=1):
+            if json.loads(line).get("previous") != previous:
+                raise RunError(f"{self.path / LOG_FILE}: line {number} does not follow from the one before.")
+            previous = hashlib.sha256(line).hexdigest()
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """One dictionary per finished round."""
+        path = self.path / ROUNDS_FILE
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def checkpoint(self, number: int, arrays: Arrays, *, lines: list[dict[str, Any]], **more: Any) -> None:
+        """Make round `number` durable: its arrays, then the pointer to them, then rounds.jsonl.
+
+        Raises:
+            RunError: If the disk is full; the checkpoint before is then intact.
+        """
+        name = f"checkpoints/round-{number:05d}.safetensors"
+        digest = files.write_arrays(self.path / name, arrays)
+        files.write_json(
+            self.path / LATEST, {"round": number, "file": name, "sha256": digest, "lines": lines, **more}
+        )
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        files.write_bytes(self.path / ROUNDS_FILE, text.encode())
+
+    def latest(self) -> tuple[dict[str, Any], Arrays] | None:
+        """The last durable checkpoint, or None before the first.
+
+        Raises:
+            RunError: If its arrays are not what was written.
+        """
+        if not (self.path / LATEST).exists():
+            return None
+        pointer = dict(files.read_json(self.path / LATEST))
+        return pointer, files.read_arrays(self.path / pointer["file"], sha256=pointer["sha256"])
+
+    def _append(self, path: Path, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, sort_keys=True) + "\n"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{path} could not be written ({error.strerror}); free some space.") from error
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """The run with that id below `root`, or at that path.
+
+    Raises:
+        RunError: If there is none.
+    """
+    for candidate in (root / name, Path(name)):
+        if (candidate / STATE_FILE).is_file():
+            return RunFolder.open(candidate)
+    raise RunError(f"there is no run '{name}' in {root}; see foedus list.")
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """All runs below `root`, oldest first."""
+    found = [RunFolder(path.parent) for path in root.glob(f"*/{STATE_FILE}")]
+    return sorted(found, key=lambda run: (run.state().get("started", ""), run.run_id))

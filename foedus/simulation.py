@@ -1,0 +1,275 @@
+"""`foedus simulate`: a whole study on this machine, with sites as folders on disk.
+
+The engines run the same apps: "local" in this process, "ray" in Flower's simulation runtime.
+Because a simulation can see every site, it adds what no federation could know: the pooled
+reference (all data in one place) and each site held out in turn.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from clients.app import SITES_VARIABLE
+from clients.app import app as client_app
+from clients.report import score
+from clients.training import Descent, train
+from clients.workplace import Workplace, open_workplace
+from fairness.audit import AuditReport
+from fairness.policy import load_policy
+from foedus import files
+from foedus.backbones import Standardiser
+from foedus.door import check_mode
+from foedus.errors import AuditError, ConfigError, RunError
+from foedus.examples import Examples
+from foedus.head import LinearHead
+from foedus.runs import POLICY_FILE, RESULTS_FILE, RunFolder
+from foedus.site import find_sites, load_site
+from foedus.study import Study, load_study
+from server.app import Outcome, Stage, conduct
+from server.federation import Federation
+from server.local_grid import LocalGrid
+from server.results import HEAD_FILE, mean_metrics, run_audit, write_report
+from server.rounds import Training, run_rounds
+from server.start import begin
+
+log = logging.getLogger(__name__)
+Engine = Literal["local", "ray"]
+HELD_OUT_KEYS = ("accuracy", "auc", "n")
+
+
+def simulate(
+    study_file: Path,
+    sites: Path,
+    *,
+    runs: Path,
+    engine: Engine = "local",
+    reference: bool = True,
+    held_out: bool = False,
+    stage: Stage | None = None,
+) -> tuple[RunFolder, Outcome]:
+    """Run a study on the site folders below `sites`.
+
+    Args:
+        study_file: The study.toml.
+        sites: A folder with one sub-folder a site.
+        runs: Where the run folder is made.
+        engine: "local" or "ray".
+        reference: Add the pooled reference; needs every site's data to be readable here.
+        held_out: Add leave-one-site-out figures.
+        stage: Told of progress.
+
+    Raises:
+        FoedusError: Of the kind that says what is wrong; nothing is half-written.
+    """
+    study = load_study(study_file)
+    check_mode(study.door.mode)
+    find_sites(sites)
+    policy = _policy_text(study, study_file)
+    run = RunFolder.create(runs, study_file, policy=policy, engine=engine, sites=str(sites.resolve()))
+    return run, _conduct(run, reference=reference, held_out=held_out, stage=stage)
+
+
+def resume(run: RunFolder, *, stage: Stage | None = None) -> Outcome:
+    """Go on with a simulation that was interrupted; the result is the same to the byte.
+
+    Raises:
+        RunError: If the run is finished or its sites are gone.
+    """
+    state = run.state()
+    if state["status"] == "finished":
+        raise RunError(f"run '{run.run_id}' is finished; there is nothing to resume.")
+    if not Path(state["sites"]).is_dir():
+        raise RunError(f"the sites of run '{run.run_id}' are no longer at {state['sites']}; put them back.")
+    extras = state.get("extras", {})
+    return _conduct(
+        run, reference=extras.get("reference", True), held_out=extras.get("held_out", False), stage=stage
+    )
+
+
+def _conduct(run: RunFolder, *, reference: bool, held_out: bool, stage: Stage | None) -> Outcome:
+    run.set_state("running", pid=os.getpid(), extras={"reference": reference, "held_out": held_out})
+    state = run.state()
+    folders = find_sites(Path(state["sites"]))
+    try:
+        if state["engine"] == "ray":
+            outcome = _conduct_on_ray(run, Path(state["sites"]), len(folders), stage)
+        else:
+            outcome = conduct(LocalGrid(client_app, folders), run, stage=stage)
+        if reference:
+            _add_reference(run, outcome, folders)
+        if held_out:
+            _add_held_out(run, outcome, folders)
+    except BaseException as error:
+        run.set_state("failed", problem=str(error) or type(error).__name__)
+        raise
+    run.set_state("finished", problem=None)
+    return outcome
+
+
+def _conduct_on_ray(run: RunFolder, sites: Path, n_sites: int, stage: Stage | None) -> Outcome:
+    """The same apps on Flower's Ray runtime.
+
+    Raises:
+        ConfigError: If Ray is not installed.
+        RunError: If the runtime failed.
+    """
+    try:
+        import ray  # noqa: F401
+        from flwr.simulation import run_simulation
+    except ImportError:
+        problem = "engine 'ray' needs the extra foedus[ray]; install it or use --engine local"
+        raise ConfigError("simulate", [problem]) from None
+    os.environ[SITES_VARIABLE] = str(sites)
+    outcomes: list[Outcome] = []
+    problems: list[BaseException] = []
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            outcomes.append(conduct(grid, run, stage=stage))
+        except BaseException as error:
+            problems.append(error)
+            raise
+
+    try:
+        run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=n_sites,
+            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        )
+    except BaseException as error:
+        raise (
+            problems[0] if problems else RunError(f"Flower's simulation runtime failed: {error}")
+        ) from None
+    if not outcomes:
+        raise problems[0] if problems else RunError("Flower's simulation runtime ended without a result.")
+    return outcomes[0]
+
+
+def _policy_text(study: Study, study_file: Path) -> str | None:
+    if study.fairness is None:
+        return None
+    path = study_file.parent / study.fairness.policy
+    load_policy(path)
+    return path.read_text(encoding="utf-8")
+
+
+def _add_reference(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> None:
+    """The pooled head: the same recipe with all training examples in one place."""
+    workplaces = _workplaces(outcome.federation, folders)
+    standardiser = outcome.federation.standardiser
+    if standardiser is None:
+        return
+    head = pooled_head(outcome.federation.study, workplaces, standardiser, outcome.training.start)
+    tests = {site.name: site.examples("test", standardiser=standardiser) for site in workplaces}
+    results = outcome.results
+    results["models"]["pooled"] = score(head, concatenate(list(tests.values())))
+    for line in results["sites"]:
+        line["pooled"] = (
+            score(head, tests[line["site"]]) if line["site"] in tests and line["released"] else None
+        )
+    results["mean"]["pooled"] = mean_metrics(results["sites"], "pooled")
+    _rewrite(run, results)
+
+
+def pooled_head(
+    study: Study, workplaces: Sequence[Workplace], standardiser: Standardiser, start: LinearHead
+) -> LinearHead:
+    """The study's recipe with all training examples in one place; the best epoch by pooled validation loss."""
+    pooled, validation = (
+        concatenate([site.examples(split, standardiser=standardiser) for site in workplaces])
+        for split in ("train", "validation")
+    )
+    federation = study.federation
+    descent = Descent(federation.local_epochs, federation.batch_size, federation.lr, federation.weight_decay)
+    head = best = start
+    best_loss = _loss(start, validation)
+    for number in range(federation.rounds):
+        head, _ = train(head, pooled, descent, rng=np.random.default_rng([study.study.seed, number]))
+        if (loss := _loss(head, validation)) < best_loss:
+            best, best_loss = head, loss
+    return best
+
+
+def _add_held_out(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> None:
+    """Train without each site in turn, and test there."""
+    federation = outcome.federation
+    workplaces = _workplaces(federation, folders)
+    rows = []
+    for left_out in workplaces:
+        others = [site.folder for site in workplaces if site is not left_out]
+        standardiser, training = _train_without(federation.study, others, run)
+        found = score(training.best, left_out.examples("test", standardiser=standardiser))
+        rows.append({"site": left_out.name, **{key: found[key] for key in HELD_OUT_KEYS}})  # type: ignore[literal-required]
+    outcome.results["held_out"] = rows
+    _rewrite(run, outcome.results)
+
+
+def _train_without(
+    study: Study, folders: Sequence[Path], run: RunFolder
+) -> tuple[Standardiser | None, Training]:
+    """Start and rounds on `folders` alone, leaving nothing behind."""
+    fewer = study.federation.model_copy(
+        update={"min_sites": min(study.federation.min_sites, len(folders)), "rounds": study.federation.rounds}
+    )
+    alone = study.model_copy(update={"federation": fewer, "fewshot": None, "fairness": None})
+    federation = Federation.enlist(LocalGrid(client_app, folders), alone, run.run_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        training = run_rounds(federation, begin(federation), RunFolder(Path(scratch)), lambda line: None)
+    return federation.standardiser, training
+
+
+def _workplaces(federation: Federation, folders: Sequence[Path]) -> list[Workplace]:
+    names = set(federation.cohort.values())
+    mine = [folder for folder in folders if load_site(folder).site.name in names]
+    return [open_workplace(folder, federation.study.to_json()) for folder in mine]
+
+
+def _rewrite(run: RunFolder, results: dict[str, Any]) -> None:
+    files.write_json(run.path / RESULTS_FILE, results)
+    write_report(run)
+
+
+def _loss(head: LinearHead, examples: Examples) -> float:
+    loss = score(head, examples)["log_loss"]
+    return float("inf") if loss is None else loss
+
+
+def concatenate(parts: Sequence[Examples]) -> Examples:
+    """All examples in one; groups are dropped."""
+    features = np.concatenate([part.features for part in parts])
+    return Examples(features, np.concatenate([part.labels for part in parts]))
+
+
+def audit_again(run: RunFolder, *, policy: Path | None) -> AuditReport:
+    """Audit a run's model once more, by its own policy or another; the run's log keeps both digests.
+
+    Raises:
+        RunError: If the run has no model or its sites are gone.
+        AuditError: If there is no policy.
+    """
+    state, study = run.state(), run.study()
+    arrays = files.read_arrays(run.path / HEAD_FILE)
+    if policy is not None:
+        load_policy(policy)
+        files.write_bytes(run.path / POLICY_FILE, policy.read_bytes())
+    if not (run.path / POLICY_FILE).exists():
+        raise AuditError("the run's study names no policy; give one with --policy.")
+    federation = Federation.enlist(LocalGrid(client_app, find_sites(Path(state["sites"]))), study, run.run_id)
+    federation.standardiser = Standardiser.from_arrays(arrays)
+    digest = files.sha256_file(run.path / HEAD_FILE)
+    report = run_audit(federation, LinearHead.from_arrays(arrays), run, model_digest=digest)
+    if report is None:
+        raise AuditError("the run's study names no policy; give one with --policy.")
+    run.log("audited", policy_sha256=files.sha256_file(run.path / POLICY_FILE), verdict=report.verdict)
+    write_report(run)
+    return report

@@ -1,0 +1,66 @@
+"""The few-shot stage: what sites that never took part can do with a handful of labelled examples."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fewshot.episode_sums import EpisodeResult, EpisodeSums
+from fewshot.ridge import RidgeSums
+from fewshot.whitening import Whitening
+from foedus.backbones import describe
+from foedus.study import FewShotSection
+from server.federation import Federation
+
+
+def learn_whitening(federation: Federation) -> Whitening:
+    """Within-class whitening from one round of sums over the classes that are not novel."""
+    study = federation.study
+    novel = set(study.fewshot.novel_classes) if study.fewshot else set()
+    base = tuple(i for i, name in enumerate(study.study.classes) if name not in novel)
+    dim = describe(study.backbone, study.table).dim
+    sums = RidgeSums(n_classes=study.n_classes, dim=dim, classes=base if novel else ())
+    return Whitening.from_totals(federation.ask(sums, split="train", what="learning the whitening"))
+
+
+def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, Any] | None:
+    """Accuracy over episodes for every method, and the curve against shots; None if not asked for.
+
+    Sites named in new_sites hold the episodes, on all their examples; without any, the
+    training sites do, on their test examples.
+    """
+    wanted = federation.study.fewshot
+    if wanted is None:
+        return None
+    shots = sorted({*wanted.curve_shots, wanted.n_shot})
+    curve = [
+        _episodes(federation, whitening, wanted, method, n_shot)
+        for method in wanted.methods
+        for n_shot in shots
+    ]
+    return {
+        "n_way": wanted.n_way,
+        "n_shot": wanted.n_shot,
+        "n_query": wanted.n_query,
+        "sites": sorted(federation.newcomers.values() or federation.cohort.values()),
+        "novel_classes": wanted.novel_classes,
+        "methods": [asdict(result) for result in curve if result.n_shot == wanted.n_shot],
+        "curve": [asdict(result) for result in curve],
+    }
+
+
+def _episodes(
+    federation: Federation, whitening: Whitening, wanted: FewShotSection, method: str, n_shot: int
+) -> EpisodeResult:
+    classes = federation.study.study.classes
+    sums = EpisodeSums(
+        method=method,
+        n_way=wanted.n_way,
+        n_shot=n_shot,
+        n_query=wanted.n_query,
+        episodes=wanted.episodes,
+        seed=federation.study.study.seed,
+        classes=tuple(classes.index(name) for name in wanted.novel_classes),
+        whitening=whitening,
+    )
+    newcomers = bool(federation.newcomers)
+    split = "all" if newcomers else "test"
+    return federation.ask(sums, split=split, newcomers=newcomers, what=f"{n_shot}-shot episodes ({method})")

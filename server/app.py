@@ -1,0 +1,112 @@
+"""The coordinator's ServerApp: study, sites, rounds, few-shot, audit, gate, run folder."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fairness.audit import AuditReport
+from foedus import files
+from foedus.backbones import Standardiser
+from foedus.door import check_mode
+from foedus.runs import FEWSHOT_FILE, RESULTS_FILE, RunFolder
+from server.adaptation import evaluate_fewshot, learn_whitening
+from server.federation import Federation
+from server.results import (
+    build_results,
+    evaluate,
+    run_audit,
+    save_model,
+    write_card,
+    write_report,
+)
+from server.rounds import Training, restore, run_rounds, save
+from server.start import begin
+
+log = logging.getLogger(__name__)
+app = ServerApp()
+
+RUN_KEY = "run-folder"
+"""Run configuration: the folder of the run, which holds its study."""
+Stage = Callable[[str, dict[str, Any]], None]
+"""Called with the name of each stage and what it found; for progress only."""
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    results: dict[str, Any]
+    fewshot: dict[str, Any] | None
+    audit: AuditReport | None
+    training: Training
+    federation: Federation
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry: conduct the run named in the run configuration."""
+    conduct(grid, RunFolder.open(Path(str(context.run_config[RUN_KEY]))))
+
+
+def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcome:
+    """The whole pipeline, from the study in the run folder to its report; resumes where it stopped.
+
+    Raises:
+        DoorError: If the study's door mode is not available.
+        RoundError: If too few sites answer.
+        RunError: If the run folder cannot be written.
+    """
+    tell = stage or _silent
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # its lines say less than ours, twice a round
+    study = run.study()
+    check_mode(study.door.mode)
+    tell("enlist", {})
+    federation = Federation.enlist(grid, study, run.run_id)
+    tell("start", {"sites": sorted(federation.cohort.values()), "refused": federation.refused})
+    training = _begin_or_resume(federation, run)
+    tell("rounds", {"total": study.federation.rounds, "done": training.round})
+    training = run_rounds(federation, training, run, lambda line: tell("round", line))
+    digest = save_model(federation, training.best, run)
+    tell("reports", {})
+    figures, own_heads = federation.reports(training.best)
+    results = build_results(federation, training, {**evaluate(federation, training), **own_heads}, figures)
+    tell("fewshot", {})
+    fewshot = _adapt(federation, run)
+    tell("audit", {})
+    audit = run_audit(federation, training.best, run, model_digest=digest)
+    files.write_json(run.path / RESULTS_FILE, results)
+    write_card(run, results, audit)
+    write_report(run)
+    run.log("finished", head_sha256=digest, verdict=audit.verdict if audit else None)
+    return Outcome(results, fewshot, audit, training, federation)
+
+
+def _begin_or_resume(federation: Federation, run: RunFolder) -> Training:
+    latest = run.latest()
+    if latest is None:
+        training = begin(federation)
+        save(run, training, federation)
+        return training
+    training, standardiser = restore(*latest)
+    federation.standardiser = Standardiser.from_arrays(standardiser)
+    run.log("resumed", round=training.round)
+    return training
+
+
+def _adapt(federation: Federation, run: RunFolder) -> dict[str, Any] | None:
+    if federation.study.fewshot is None:
+        return None
+    whitening = learn_whitening(federation)
+    files.write_arrays(run.path / "model/whitening.safetensors", whitening.arrays())
+    found = evaluate_fewshot(federation, whitening)
+    files.write_json(run.path / FEWSHOT_FILE, found)
+    return found
+
+
+def _silent(stage: str, found: dict[str, Any]) -> None:
+    """No progress."""

@@ -1,0 +1,162 @@
+"""One exchange with the cohort: push, pull one reply at a time, resend, and stop at the deadline.
+
+Flower's own loop waits for ever, keeps every reply in memory and lets anything in. Here every
+reply is checked as it arrives, added to a running sum and dropped; a site that fails is named
+with its reason and the exchange goes on without it, down to the quorum.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from foedus import records
+from foedus.errors import DoorError, RoundError
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+Accept = Callable[[str, Message], None]
+"""Takes a site's name and its reply; raises DoorError to reject it."""
+
+
+@dataclass
+class Gathered:
+    """How an exchange went.
+
+    Attributes:
+        asked: Names of the sites asked.
+        answered: Names of the sites whose answer was accepted.
+        rejected: Site name to why its answer does not count.
+        bytes_up: Payload from the sites.
+        bytes_down: Payload to the sites.
+        seconds: Wall time.
+    """
+
+    asked: list[str]
+    answered: list[str] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Cohort:
+    """The sites that take part.
+
+    Attributes:
+        grid: Flower's grid.
+        names: Node id to site name.
+        quorum: Fewest accepted answers that make an exchange.
+        timeout_s: Deadline of one exchange, seconds.
+    """
+
+    grid: Grid
+    names: Mapping[int, str]
+    quorum: int
+    timeout_s: float
+
+    def gather(self, messages: Iterable[Message], accept: Accept, *, what: str) -> Gathered:
+        """Send `messages` and hand every reply to `accept`, until all answered or time is up.
+
+        Args:
+            messages: One a node, at most.
+            accept: Checks and adds one reply.
+            what: Names the exchange in logs and errors, e.g. "round 3".
+
+        Raises:
+            RoundError: If fewer than the quorum were accepted; lists each site's reason.
+        """
+        begun = time.monotonic()
+        outbox = {message.metadata.dst_node_id: message for message in messages}
+        gathered = Gathered(sorted(self.names[node] for node in outbox))
+        flight = _Flight(self.grid, outbox)
+        while flight.waiting and time.monotonic() - begun < self.timeout_s:
+            if not self._pull(flight, accept, gathered, what):
+                flight.resend_lost()
+                time.sleep(POLL_S)
+        for node in flight.waiting:
+            gathered.rejected[self.names[node]] = f"no answer within {self.timeout_s:g} s"
+        gathered.answered.sort()
+        gathered.bytes_down = flight.bytes_down
+        gathered.seconds = time.monotonic() - begun
+        self._require_quorum(gathered, what)
+        return gathered
+
+    def _pull(self, flight: "_Flight", accept: Accept, gathered: Gathered, what: str) -> bool:
+        progressed = False
+        for identifier in list(flight.pending):
+            for reply in self.grid.pull_messages([identifier]):
+                progressed = True
+                node = flight.pending.pop(identifier)
+                if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                    flight.lost.add(node)
+                    continue
+                self._judge(self.names[node], reply, accept, gathered, what)
+        return progressed or not flight.waiting
+
+    @staticmethod
+    def _judge(name: str, reply: Message, accept: Accept, gathered: Gathered, what: str) -> None:
+        reason = reply.error.reason or "no reason given" if reply.has_error() else None
+        if reason is None:
+            gathered.bytes_up += records.size_bytes(reply.content)
+            try:
+                accept(name, reply)
+                gathered.answered.append(name)
+                return
+            except DoorError as error:
+                reason = str(error)
+        gathered.rejected[name] = reason
+        log.warning("%s: site '%s' does not count: %s", what, name, reason)
+
+    def _require_quorum(self, gathered: Gathered, what: str) -> None:
+        if len(gathered.answered) >= self.quorum:
+            return
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(gathered.rejected.items()))
+        raise RoundError(
+            f"{what}: {len(gathered.answered)} of {len(gathered.asked)} sites answered, min_sites is {self.quorum}. "
+            f"{reasons or 'No site was refused.'} Mend the sites or lower min_sites, then foedus resume."
+        )
+
+
+class _Flight:
+    """Messages on their way: which wait for a reply, and which have to be sent again."""
+
+    def __init__(self, grid: Grid, outbox: dict[int, Message]) -> None:
+        self.grid = grid
+        self.outbox = outbox
+        self.pending: dict[str, int] = {}
+        self.lost: set[int] = set()
+        self.sent_at: dict[int, float] = {}
+        self.bytes_down = 0
+        self._send(list(outbox))
+
+    @property
+    def waiting(self) -> set[int]:
+        """Nodes that have not answered yet."""
+        return set(self.pending.values()) | self.lost
+
+    def resend_lost(self) -> None:
+        """Send again to nodes that came back: Flower never redelivers a message by itself."""
+        online = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        restarted = {n for n in self.pending.values() if self._restarted(n, online.get(n))}
+        self.pending = {i: n for i, n in self.pending.items() if n not in restarted}
+        back = sorted((self.lost & online.keys()) | restarted)
+        self.lost -= set(back)
+        self._send(back)
+
+    def _restarted(self, node: int, activated: str | None) -> bool:
+        return bool(activated) and datetime.fromisoformat(str(activated)).timestamp() > self.sent_at[node]
+
+    def _send(self, nodes: list[int]) -> None:
+        for node in nodes:
+            identifiers = list(self.grid.push_messages([self.outbox[node]]))
+            self.pending.update({identifier: node for identifier in identifiers if identifier})
+            self.sent_at[node] = time.time()
+            self.bytes_down += records.size_bytes(self.outbox[node].content)

@@ -1,0 +1,209 @@
+"""The coordinator's side of one study: who takes part, and every question it may ask them."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from foedus import __version__, records
+from foedus.backbones import Standardiser
+from foedus.errors import DoorError, RoundError
+from foedus.evaluation import Evaluation
+from foedus.head import LinearHead
+from foedus.metrics import Metrics
+from foedus.statistic import Arrays, Statistic
+from foedus.study import Study
+from foedus.sums import ExactSum
+from server.exchange import Cohort, Gathered
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class Federation:
+    """Sites that agreed to a study.
+
+    Attributes:
+        grid: Flower's grid.
+        study: The study.
+        run_id: Names the run in the sites' own reports.
+        cohort: Node id to name of the sites that train.
+        newcomers: Node id to name of the sites that only adapt the result.
+        refused: Site (or node) to why it does not take part.
+        standardiser: Set once the feature moments are known.
+    """
+
+    grid: Grid
+    study: Study
+    run_id: str
+    cohort: dict[int, str]
+    newcomers: dict[int, str]
+    refused: dict[str, str]
+    standardiser: Standardiser | None = None
+
+    @classmethod
+    def enlist(cls, grid: Grid, study: Study, run_id: str) -> "Federation":
+        """Ask every node on the grid whether it takes part.
+
+        Raises:
+            RoundError: If fewer than min_sites agree, two share a name, or versions or backbones differ.
+        """
+        nodes = {node: f"node-{node}" for node in sorted(grid.get_node_ids())}
+        federation = cls(grid, study, run_id, nodes, {}, {})
+        names: dict[str, str] = {}
+
+        def accept(node: str, reply: Message) -> None:
+            names[node] = _agreed_name(reply, set(names.values()))
+
+        messages = federation.messages(records.QUERY_ENLIST, nodes)
+        cohort = federation._cohort(nodes, quorum=0)
+        gathered = cohort.gather(messages, accept, what="enlisting")
+        federation.refused = gathered.rejected
+        known = {node: names[label] for node, label in nodes.items() if label in names}
+        new_sites = set(study.fewshot.new_sites) if study.fewshot else set()
+        federation.newcomers = {node: name for node, name in known.items() if name in new_sites}
+        federation.cohort = {node: name for node, name in known.items() if name not in new_sites}
+        federation._require_sites(new_sites - set(known.values()))
+        return federation
+
+    def ask(
+        self, statistic: Statistic[T], *, split: str, newcomers: bool = False, what: str | None = None
+    ) -> T:
+        """The statistic of all sites together; no site's own value is kept.
+
+        Args:
+            statistic: What to measure.
+            split: "train", "validation", "test" or "all".
+            newcomers: Ask the sites that only adapt, instead of those that train.
+            what: Names the exchange in errors.
+
+        Raises:
+            RoundError: If fewer than min_sites answer.
+        """
+        nodes = self.newcomers if newcomers else self.cohort
+        total = ExactSum(statistic.declare())
+
+        def accept(name: str, reply: Message) -> None:
+            total.add(decode(reply, records.ARRAYS))
+
+        request = {
+            records.STATISTIC: statistic.name,
+            records.SETTINGS: json.dumps(dict(statistic.settings()), sort_keys=True),
+            records.SPLIT: split,
+        }
+        messages = self.messages(
+            records.QUERY_STATISTIC, nodes, config=request, parameters=statistic.arrays()
+        )
+        quorum = 1 if newcomers else self.study.federation.min_sites
+        self._cohort(nodes, quorum=quorum).gather(
+            messages, accept, what=what or f"asking for {statistic.name}"
+        )
+        return statistic.read(total.total())
+
+    def reports(self, head: LinearHead) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
+        """Have every site write its own report.
+
+        Returns:
+            The figures of the sites whose policy releases them; and the metrics of the sites'
+            local (and personal) heads on all test examples together.
+        """
+        kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
+        evaluation = Evaluation([head] * len(kinds))
+        total = ExactSum(evaluation.declare())
+        released: dict[str, dict[str, Any]] = {}
+
+        def accept(name: str, reply: Message) -> None:
+            total.add(decode(reply, records.ARRAYS))
+            words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
+            if records.FIGURES in words:
+                released[name] = json.loads(str(words[records.FIGURES]))
+
+        config = {records.RUN: self.run_id}
+        messages = self.messages(records.QUERY_REPORT, self.cohort, config=config, arrays=head.arrays())
+        self.gather(messages, accept, what="asking for reports")
+        together = evaluation.read(total.total())
+        metrics = {kind: row[0].metrics for kind, row in zip(kinds, together, strict=True)}
+        return [released[name] for name in sorted(released)], metrics
+
+    def gather(
+        self, messages: Iterable[Message], accept: Callable[[str, Message], None], *, what: str
+    ) -> Gathered:
+        """An exchange with the training cohort under the study's quorum and deadline."""
+        return self._cohort(self.cohort, quorum=self.study.federation.min_sites).gather(
+            messages, accept, what=what
+        )
+
+    def messages(
+        self,
+        kind: str,
+        nodes: Iterable[int],
+        *,
+        config: dict[str, str] | None = None,
+        parameters: Arrays | None = None,
+        arrays: Arrays | None = None,
+    ) -> list[Message]:
+        """One message a node, all with the same content."""
+        content = RecordDict({records.CONFIG: self.config(config or {})})
+        self.attach_standardiser(content)
+        if parameters:
+            content[records.PARAMETERS] = records.to_record(parameters)
+        if arrays:
+            content[records.ARRAYS] = records.to_record(arrays)
+        return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+
+    def config(self, more: dict[str, str]) -> ConfigRecord:
+        """What every message carries: the study, and what this one asks."""
+        return ConfigRecord({records.STUDY: self.study.to_json(), **more})
+
+    def attach_standardiser(self, content: RecordDict) -> None:
+        """Add the standardiser, once it is known."""
+        if self.standardiser is not None:
+            content[records.STANDARDISER] = records.to_record(self.standardiser.arrays())
+
+    def _cohort(self, nodes: dict[int, str], *, quorum: int) -> Cohort:
+        return Cohort(self.grid, nodes, quorum=quorum, timeout_s=self.study.federation.round_timeout_s)
+
+    def _require_sites(self, missing_newcomers: set[str]) -> None:
+        minimum = self.study.federation.min_sites
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.refused.items()))
+        if len(self.cohort) < minimum:
+            raise RoundError(
+                f"{len(self.cohort)} sites can take part, federation.min_sites is {minimum}. "
+                f"{reasons or 'Add sites'}. Mend the sites or lower min_sites."
+            )
+        if missing_newcomers:
+            names = ", ".join(sorted(missing_newcomers))
+            raise RoundError(f"fewshot.new_sites names {names}, which did not answer. {reasons}")
+
+
+def decode(reply: Message, key: str) -> Arrays:
+    """The arrays of a reply.
+
+    Raises:
+        DoorError: If they are missing or cannot be decoded.
+    """
+    try:
+        return records.from_record(reply.content.array_records[key])
+    except KeyError:
+        raise DoorError(f"the reply holds no record '{key}'") from None
+    except (ValueError, TypeError, EOFError) as error:
+        raise DoorError("the reply's arrays cannot be decoded") from error
+
+
+def _agreed_name(reply: Message, taken: set[str]) -> str:
+    words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
+    name, version = str(words.get(records.SITE, "")), str(words.get(records.VERSION, ""))
+    if not name:
+        raise DoorError("the reply names no site")
+    if version != __version__:
+        raise DoorError(
+            f"site '{name}' runs Foedus {version}, the coordinator {__version__}; install the same"
+        )
+    if name in taken:
+        raise DoorError(f"another node already answers as '{name}'; site names must differ")
+    return name

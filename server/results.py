@@ -1,0 +1,143 @@
+"""What a finished run leaves: the model, its card, results.json, audit.json, report.html."""
+
+from typing import Any
+
+import numpy as np
+
+from fairness.audit import AuditReport, audit_request, build_audit
+from fairness.edges import AuditEdges
+from fairness.policy import load_policy
+from fairness.report import render_report
+from foedus import __version__, files
+from foedus.backbones import describe
+from foedus.evaluation import Evaluation
+from foedus.head import LinearHead
+from foedus.metrics import Metrics
+from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
+from server.federation import Federation
+from server.rounds import Training
+
+HEAD_FILE = "model/head.safetensors"
+
+
+def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
+    """Write the model folder; returns the head file's sha256."""
+    standardiser = federation.standardiser
+    extra = {} if standardiser is None else standardiser.arrays()
+    digest = files.write_arrays(run.path / HEAD_FILE, {**head.arrays(), **extra})
+    spec = describe(federation.study.backbone, federation.study.table)
+    backbone = {
+        "source": spec.source,
+        "modality": spec.modality,
+        "tap": spec.tap,
+        "dim": spec.dim,
+        "digest": spec.digest,
+        "weights_sha256": spec.weights_sha256,
+        "preprocessing": dict(spec.preprocessing),
+        "classes": federation.study.study.classes,
+        "head_sha256": digest,
+        "foedus": __version__,
+    }
+    files.write_json(run.path / "model/backbone.json", backbone)
+    return digest
+
+
+def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
+    """The start and the federated head on all sites' test examples together."""
+    [[start], [best]] = federation.ask(
+        Evaluation([training.start, training.best]), split="test", what="the final test"
+    )
+    return {"start": start.metrics, "federated": best.metrics}
+
+
+def run_audit(
+    federation: Federation, head: LinearHead, run: RunFolder, *, model_digest: str
+) -> AuditReport | None:
+    """The audit of the federated head by the run's policy; None if the study has none."""
+    if not (run.path / POLICY_FILE).exists():
+        return None
+    study = federation.study
+    policy = load_policy(run.path / POLICY_FILE)
+    edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
+    request = audit_request(policy, head=head, positive=study.positive_index, edges=edges)
+    totals = federation.ask(request, split="test")
+    report = build_audit(
+        policy, totals, model_digest=model_digest, study_name=study.study.name, classes=study.study.classes
+    )
+    files.write_bytes(run.path / AUDIT_FILE, report.to_json().encode())
+    return report
+
+
+def build_results(
+    federation: Federation, training: Training, models: dict[str, Metrics], figures: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """results.json: pooled-over-sites metrics of each model, released figures of each site, their means."""
+    sites = [{**found, "pooled": None, "released": True} for found in figures]
+    silent = sorted(set(federation.cohort.values()) - {str(found["site"]) for found in figures})
+    blank = {
+        "n_train": None,
+        "n_test": None,
+        "pooled": None,
+        "federated": None,
+        "personal": None,
+        "local": None,
+    }
+    sites += [{"site": name, "released": False, **blank} for name in silent]
+    return {
+        "study": federation.study.study.name,
+        "classes": federation.study.study.classes,
+        "rounds": training.round,
+        "best_round": training.best_round,
+        "models": {"pooled": None, **models},
+        "sites": sorted(sites, key=lambda site: str(site["site"])),
+        "mean": {kind: mean_metrics(sites, kind) for kind in ("federated", "personal", "local")},
+        "refused": [{"site": site, "reason": reason} for site, reason in sorted(federation.refused.items())],
+        "held_out": None,
+        "notes": [],
+    }
+
+
+def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | None] | None:
+    """Unweighted mean over sites of each metric, over the sites where it is defined."""
+    found = [site[kind] for site in sites if site.get(kind)]
+    if not found:
+        return None
+    means: dict[str, float | None] = {"n": sum(int(metrics["n"]) for metrics in found)}
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss"):
+        values = [metrics[key] for metrics in found if metrics[key] is not None]
+        means[key] = float(np.mean(values)) if values else None
+    return means
+
+
+def write_report(run: RunFolder) -> None:
+    """Render report.html from what the run folder holds."""
+    audit = files.read_json(run.path / AUDIT_FILE) if (run.path / AUDIT_FILE).exists() else None
+    fewshot = files.read_json(run.path / FEWSHOT_FILE) if (run.path / FEWSHOT_FILE).exists() else None
+    results = files.read_json(run.path / RESULTS_FILE)
+    html = render_report(results, run.rounds(), fewshot, audit, study=run.study().model_dump(mode="json"))
+    files.write_bytes(run.path / REPORT_FILE, html.encode())
+
+
+def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | None) -> None:
+    """The model card: what it is, how good, for whom, and what was not shown."""
+    study = run.study()
+    metrics = results["models"]["federated"]
+    shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
+    verdict = audit.verdict if audit else "not audited: the study names no policy"
+    lines = [
+        f"# {study.study.name}",
+        "",
+        f"A linear head on `{study.backbone.source}`, trained by {len(results['sites'])} sites together with Foedus "
+        f"{__version__} ({study.federation.strategy}, {results['rounds']} rounds; door mode `{study.door.mode}`).",
+        "",
+        f"- Classes: {', '.join(study.study.classes)}",
+        f"- Test examples of all sites together: {metrics['n']}; {shown}",
+        f"- Fairness verdict: **{verdict}**",
+        "- `head.safetensors`: `weight` (classes, features), `bias`, and the standardisation of the features "
+        "(`feature-mean`, `feature-scale`): scores = ((x - mean) / scale) @ weight.T + bias.",
+        "- `backbone.json`: the frozen backbone, its digest and preprocessing.",
+        "",
+        "Do not deploy it unless the verdict is pass and an auditor has signed it.",
+        "",
+    ]
+    files.write_bytes(run.path / "model/README.md", "\n".join(lines).encode())

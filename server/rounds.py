@@ -1,0 +1,270 @@
+"""Gradient rounds: Flower's strategy says what to send and how to combine, this loop does the rest.
+
+After each round the head, the best head so far and the strategy's memory are on disk; a run
+killed at any moment goes on from there and ends with the same bytes.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.exception import AppExitException
+from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.run import Run
+
+from foedus import records
+from foedus.errors import DoorError, RoundError
+from foedus.evaluation import Evaluation
+from foedus.head import LinearHead
+from foedus.runs import RunFolder
+from foedus.statistic import Arrays, Quantity, count
+from foedus.sums import ExactSum, check
+from server.exchange import Gathered
+from server.federation import Federation, decode
+from server.strategies import SINGLE_UPDATES, make_strategy, restore_strategy, strategy_state
+
+log = logging.getLogger(__name__)
+
+HEAD_LIMIT = 1e4
+MAX_EXAMPLES = 2**31
+Observer = Callable[[dict[str, Any]], None]
+"""Called with each round's line."""
+
+
+@dataclass
+class Training:
+    """Where training stands after a round.
+
+    Attributes:
+        start: The head before the first round.
+        head: The shared head.
+        best: The head with the lowest federated validation loss so far.
+        best_loss: That loss.
+        best_round: The round it came from; 0 is the start.
+        lines: One dictionary per finished round.
+        memory: The strategy's own state.
+    """
+
+    start: LinearHead
+    head: LinearHead
+    best: LinearHead
+    best_loss: float
+    best_round: int = 0
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    memory: Arrays = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """Number of finished rounds."""
+        return len(self.lines)
+
+
+def run_rounds(federation: Federation, training: Training, run: RunFolder, observe: Observer) -> Training:
+    """All rounds the study still owes, or fewer if the validation loss stops falling.
+
+    Raises:
+        RoundError: If a round does not reach its quorum.
+        RunError: If a checkpoint cannot be written.
+    """
+    strategy = make_strategy(federation.study.federation)
+    restore_strategy(strategy, training.memory)
+    while training.round < federation.study.federation.rounds and not _patience_is_over(federation, training):
+        training = _one_round(federation, strategy, training)
+        save(run, training, federation)
+        observe(training.lines[-1])
+    return training
+
+
+def _patience_is_over(federation: Federation, training: Training) -> bool:
+    patience = federation.study.federation.patience
+    return patience is not None and training.round - training.best_round >= patience
+
+
+def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> Training:
+    number = training.round + 1
+    head, loss, gathered = train_once(federation, strategy, training.head, number)
+    [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
+    validation_loss = candidate.metrics["log_loss"]
+    better = validation_loss is not None and validation_loss < training.best_loss
+    line = {
+        "round": number,
+        "asked": len(gathered.asked),
+        "answered": len(gathered.answered),
+        "rejected": [{"site": s, "reason": r} for s, r in sorted(gathered.rejected.items())],
+        "train_loss": loss,
+        "validation_loss": validation_loss,
+        "validation_accuracy": candidate.metrics["accuracy"],
+        "epsilon": None,
+        "bytes_up": gathered.bytes_up,
+        "bytes_down": gathered.bytes_down,
+        "seconds": round(gathered.seconds, 4),
+    }
+    log.info("round %s: %s sites, loss %.4f, %.2f s", number, line["answered"], loss, gathered.seconds)
+    return Training(
+        start=training.start,
+        head=head,
+        best=head if better else training.best,
+        best_loss=validation_loss if better and validation_loss is not None else training.best_loss,
+        best_round=number if better else training.best_round,
+        lines=[*training.lines, line],
+        memory=strategy_state(strategy),
+    )
+
+
+def train_once(
+    federation: Federation, strategy: FedAvg, head: LinearHead, number: int
+) -> tuple[LinearHead, float, Gathered]:
+    """One round of training: the next head, the cohort's mean training loss, how the exchange went.
+
+    Raises:
+        RoundError: If the quorum is not reached or the strategy cannot combine the answers.
+    """
+    messages = _train_messages(federation, strategy, head, number)
+    updates = _Updates(head, keep_single=federation.study.federation.strategy in SINGLE_UPDATES)
+    gathered = federation.gather(messages, updates.accept, what=f"round {number}")
+    try:
+        arrays, metrics = strategy.aggregate_train(number, updates.replies(messages[0]))
+    except (AppExitException, ValueError, IndexError, ZeroDivisionError) as error:
+        raise RoundError(
+            f"round {number}: the strategy cannot combine {len(gathered.answered)} answers: {error}"
+        ) from error
+    if arrays is None or metrics is None:
+        raise RoundError(f"round {number}: the strategy found no answer it can use.")
+    combined = LinearHead.from_arrays(records.from_record(arrays))
+    if not (np.isfinite(combined.weight).all() and np.isfinite(combined.bias).all()):
+        raise RoundError(f"round {number}: the combined head is not finite; lower lr or server_lr.")
+    return combined, float(metrics[records.TRAIN_LOSS]), gathered  # type: ignore[arg-type]
+
+
+def _train_messages(federation: Federation, strategy: FedAvg, head: LinearHead, number: int) -> list[Message]:
+    grid = CohortGrid(federation.grid, sorted(federation.cohort, key=federation.cohort.__getitem__))
+    messages = list(
+        strategy.configure_train(number, records.to_record(head.arrays()), federation.config({}), grid)
+    )
+    for message in messages:
+        federation.attach_standardiser(message.content)
+    return sorted(messages, key=lambda message: federation.cohort[message.metadata.dst_node_id])
+
+
+class _Updates:
+    """Checks updates as they arrive; keeps their weighted sum or, for robust strategies, each of them."""
+
+    def __init__(self, head: LinearHead, *, keep_single: bool) -> None:
+        self._shapes = {
+            k: Quantity(v.shape, low=-HEAD_LIMIT, high=HEAD_LIMIT) for k, v in head.arrays().items()
+        }
+        weighted = {k: Quantity(q.shape) for k, q in self._shapes.items()}
+        self._sum = ExactSum({**weighted, records.NUM_EXAMPLES: count(1), records.TRAIN_LOSS: Quantity((1,))})
+        self._single: dict[str, Message] | None = {} if keep_single else None
+
+    def accept(self, name: str, reply: Message) -> None:
+        """Raises DoorError if the update is not of the head's shape, finite and in range."""
+        arrays = decode(reply, records.ARRAYS)
+        check(arrays, self._shapes)
+        n, loss = _weight_and_loss(reply)
+        if self._single is not None:
+            self._single[name] = reply
+            return
+        contribution: Arrays = {key: value.astype(np.float64) * n for key, value in arrays.items()}
+        contribution[records.NUM_EXAMPLES] = np.array([n])
+        contribution[records.TRAIN_LOSS] = np.array([loss * n])
+        self._sum.add(contribution)
+
+    def replies(self, request: Message) -> list[Message]:
+        """What the strategy reads: the single updates, or one reply that carries their mean."""
+        if self._single is not None:
+            return [self._single[name] for name in sorted(self._single)]
+        total = self._sum.total()
+        n = int(total.pop(records.NUM_EXAMPLES)[0])
+        loss = float(total.pop(records.TRAIN_LOSS)[0]) / n
+        mean: Arrays = {key: (value / n).astype(np.float32) for key, value in total.items()}  # type: ignore[operator]
+        content = RecordDict({records.ARRAYS: records.to_record(mean)})
+        content[records.METRICS] = MetricRecord({records.NUM_EXAMPLES: n, records.TRAIN_LOSS: loss})
+        return [Message(content, reply_to=request)]
+
+
+def _weight_and_loss(reply: Message) -> tuple[int, float]:
+    metrics = reply.content.metric_records.get(records.METRICS, MetricRecord())
+    n, loss = metrics.get(records.NUM_EXAMPLES), metrics.get(records.TRAIN_LOSS)
+    if not isinstance(n, int) or not 0 < n < MAX_EXAMPLES:
+        raise DoorError("the update's number of examples is not a positive whole number")
+    if not isinstance(loss, float) or not math.isfinite(loss) or not 0 <= loss < HEAD_LIMIT:
+        raise DoorError("the update's training loss is not a finite, positive number")
+    return n, loss
+
+
+def save(run: RunFolder, training: Training, federation: Federation) -> None:
+    """Make the state of training durable.
+
+    Raises:
+        RunError: If the disk is full; the checkpoint before is then intact.
+    """
+    arrays: Arrays = {f"start/{k}": v for k, v in training.start.arrays().items()}
+    arrays |= {f"head/{k}": v for k, v in training.head.arrays().items()}
+    arrays |= {f"best/{k}": v for k, v in training.best.arrays().items()}
+    arrays |= {f"memory/{k}": v for k, v in training.memory.items()}
+    if federation.standardiser is not None:
+        arrays |= {f"standardiser/{k}": v for k, v in federation.standardiser.arrays().items()}
+    run.checkpoint(
+        training.round,
+        arrays,
+        lines=training.lines,
+        best_loss=training.best_loss,
+        best_round=training.best_round,
+    )
+
+
+def restore(pointer: dict[str, Any], arrays: Arrays) -> tuple[Training, Arrays]:
+    """Training as `save` left it, and the standardiser's arrays."""
+    training = Training(
+        start=LinearHead.from_arrays(part(arrays, "start")),
+        head=LinearHead.from_arrays(part(arrays, "head")),
+        best=LinearHead.from_arrays(part(arrays, "best")),
+        best_loss=float(pointer["best_loss"]),
+        best_round=int(pointer["best_round"]),
+        lines=list(pointer["lines"]),
+        memory=part(arrays, "memory"),
+    )
+    return training, part(arrays, "standardiser")
+
+
+def part(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays under `prefix/`, without it."""
+    return {key.split("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{prefix}/")}
+
+
+class CohortGrid(Grid):
+    """A grid that knows only the training cohort, in an order that does not depend on the engine."""
+
+    def __init__(self, grid: Grid, nodes: list[int]) -> None:
+        self._grid = grid
+        self._nodes = nodes
+
+    def set_run(self, run: Run) -> None:
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        return self._grid.create_message(*args, **kwargs)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        return self._grid.send_and_receive(messages, timeout=timeout)

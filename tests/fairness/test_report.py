@@ -1,0 +1,188 @@
+import copy
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fairness
+from fairness.audit import AuditReport
+from fairness.report import half_width, render_report, size
+
+STUDY = {
+    "study": {"name": "heart", "task": "classification", "seed": 7},
+    "backbone": {"source": "tabular", "tap": None, "tune": "head"},
+    "federation": {"strategy": "fedavg", "rounds": 3},
+    "door": {"mode": "open"},
+}
+CSS = Path(fairness.__file__).parent / "templates" / "report.css"
+VOID = {"meta", "circle", "path", "line", "rect", "polyline"}
+
+
+def figures(accuracy: float, auc: float | None = 0.88) -> dict[str, Any]:
+    return {
+        "n": 90,
+        "accuracy": accuracy,
+        "balanced_accuracy": 0.8,
+        "macro_f1": 0.79,
+        "auc": auc,
+        "log_loss": 0.4,
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    own = {"pooled": figures(0.8), "federated": figures(0.79), "personal": figures(0.823), "local": None}
+    kept = dict.fromkeys(("pooled", "federated", "personal", "local"))
+    return {
+        "study": "heart",
+        "classes": ["healthy", "disease"],
+        "models": {"pooled": None, "federated": figures(0.811), "start": figures(0.8, None)},
+        "sites": [
+            {"site": "cleveland", "n_train": 180, "n_test": 60, **own, "released": True},
+            {"site": "va <b>", "n_train": 120, "n_test": 40, **kept, "released": False},
+        ],
+        "mean": {"local": figures(0.78), "personal": figures(0.82)},
+        "held_out": [{"site": "hungary", "accuracy": 0.77, "auc": None}],
+        "notes": ["A note & its sign."],
+    }
+
+
+@pytest.fixture
+def rounds() -> list[dict[str, Any]]:
+    line = {"asked": 4, "answered": 4, "rejected": [], "train_loss": 0.6, "validation_loss": 0.5,
+            "validation_accuracy": 0.8, "bytes_up": 1000, "bytes_down": 900, "seconds": 0.1}  # fmt: skip
+    bad = {"answered": 3, "rejected": [{"site": "va", "reason": "the answer holds NaN"}], "train_loss": None}
+    return [{"round": 1, **line}, {"round": 2, **line, **bad}, {"round": 3, **line, "validation_loss": 0.4}]
+
+
+@pytest.fixture
+def fewshot() -> dict[str, Any]:
+    row = {"method": "ridge", "episodes": 600, "ci95": 0.004, "nll": 0.3, "ece": None}
+    curve = [{**row, "n_shot": k, "accuracy": 0.7 + k / 50} for k in (1, 5, 10)]
+    return {"n_way": 5, "n_shot": 5, "n_query": 15, "sites": ["bank-5"], "novel_classes": ["8", "9"],
+            "methods": [{**row, "n_shot": 5, "accuracy": 0.91}], "curve": curve}  # fmt: skip
+
+
+class Outline(HTMLParser):
+    """Collects what the accessibility tests ask about; fails on tags that do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline(html: str) -> Outline:
+    found = Outline()
+    found.feed(html)
+    assert found.open == []
+    return found
+
+
+def test_every_section_is_there(
+    results: dict[str, Any], rounds: list[dict[str, Any]], fewshot: dict[str, Any], report: AuditReport
+) -> None:
+    html = render_report(results, rounds, fewshot, report.to_dict(), study=STUDY)
+    for heading in ("gates", "groups", "intersections", "models", "rounds", "fewshot", "limits"):
+        assert f'<h2 id="{heading}">' in html
+    for text in ("kept at the site", "the answer holds NaN", "A site that did not take part",
+                 "Suppressed, fewer than 11 people each", "female × &lt;50", "detects gaps ≥", "0.910",
+                 report.model_digest, report.policy.digest):  # fmt: skip
+        assert text in html
+    assert html.index('class="verdict') < html.index("<h2")
+    assert html.count("<li>") >= len(report.gates) + len(report.limits)
+
+
+def test_an_undefined_rate_is_said_in_words(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    audit["attributes"][0]["groups"][0]["rates"]["tpr"].update(value=None, low=None, high=None)
+    audit["gates"][0]["found"].update(value=None, low=None, high=None)
+    html = render_report(results, [], None, audit, study=STUDY)
+    assert html.count("<td>undefined</td>") >= 2
+    assert '<td class="rate">undefined' in html
+
+
+def test_it_works_without_audit_and_few_shot(results: dict[str, Any]) -> None:
+    html = render_report({**results, "held_out": None, "notes": []}, [], None, None, study={})
+    outline(html)
+    assert "Not audited" in html
+    for heading in ("gates", "groups", "intersections", "rounds", "fewshot", "limits"):
+        assert f'id="{heading}"' not in html
+
+
+def test_the_same_input_gives_the_same_bytes(
+    results: dict[str, Any], rounds: list[dict[str, Any]], fewshot: dict[str, Any], report: AuditReport
+) -> None:
+    inputs = results, rounds, fewshot, report.to_dict()
+    assert render_report(*inputs, study=STUDY) == render_report(*copy.deepcopy(inputs), study=STUDY)
+
+
+def test_it_loads_nothing_and_runs_nothing(
+    results: dict[str, Any], rounds: list[dict[str, Any]], fewshot: dict[str, Any], report: AuditReport
+) -> None:
+    html = render_report(results, rounds, fewshot, report.to_dict(), study=STUDY)
+    assert not re.search(r"https?://|//[a-z]|<script|<link|<img|@import|url\(|\son\w+=", html)
+
+
+def test_names_are_escaped(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    audit["gates"][0]["attribute"] = '"><script>'
+    html = render_report(results, [], None, audit, study=STUDY)
+    assert "va &lt;b&gt;" in html
+    assert "<script" not in html
+
+
+def test_a_screen_reader_finds_its_way(
+    results: dict[str, Any], rounds: list[dict[str, Any]], fewshot: dict[str, Any], report: AuditReport
+) -> None:
+    html = render_report(results, rounds, fewshot, report.to_dict(), study=STUDY)
+    tags = outline(html).tags
+    assert dict(tags)["html"] == {"lang": "en"}
+    assert all("scope" in attrs for tag, attrs in tags if tag == "th")
+    drawings = [attrs for tag, attrs in tags if tag == "svg" and "aria-hidden" not in attrs]
+    assert drawings
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
+    assert html.count("<title>") == len(drawings) + 1
+    assert html.count("<table") == html.count("<caption>")
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_has_contrast_on_every_ground() -> None:
+    named = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", CSS.read_text()))
+    for ground in ("#ffffff", named["soft"]):
+        for ink in ("ink", "muted", "accent", "pass", "fail", "inconclusive"):
+            ratio = (luminance(ground) + 0.05) / (luminance(named[ink]) + 0.05)
+            assert ratio >= 4.5, (ink, ground, ratio)
+
+
+def test_the_best_model_of_a_site_is_bold(results: dict[str, Any]) -> None:
+    html = render_report(results, [], None, None, study=STUDY)
+    assert '<td class="best">0.823</td>' in html
+    assert '<td class="best">0.790</td>' not in html
+
+
+def test_small_formats() -> None:
+    assert [size(n) for n in (0, 999, 1000, 2_500_000, 3e9)] == ["0 B", "999 B", "1 kB", "2.5 MB", "3 GB"]
+    assert half_width([0.8, 0.9]) == pytest.approx(0.05)
+    assert half_width(0.02) == 0.02
+    assert half_width(None) is None

@@ -1,0 +1,85 @@
+import bz2
+import csv
+import dataclasses
+import hashlib
+import io
+from pathlib import Path
+
+import pytest
+
+from fairness.policy import load_policy
+from foedus.demos import mortgage, prepare
+from foedus.demos.mortgage import CATEGORIES, NUMBERS
+from foedus.site import find_sites, load_site
+from foedus.study import load_study
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in the form of the real one: 40 applications, ten of them in the city."""
+    columns = [*NUMBERS.values(), *(column for column, _ in CATEGORIES.values())]
+    columns += ["suffolk", "approve", "black", "hispan", "male"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for i in range(40):
+        row = dict.fromkeys(columns, "1")
+        row |= {"suffolk": str(int(i < 10)), "price": str(100 + i), "approve": str(i % 2), "male": "1.0"}
+        row |= {"black": str(int(i % 4 == 0)), "hispan": str(int(i % 4 == 1)), "hrat": "25.770000457763672"}
+        writer.writerow(row | ({"liq": "1000000.0", "gdlin": "666", "male": ""} if i == 39 else {}))
+    file, *_ = mortgage.PACKAGE.files
+    path = tmp_path / "cache" / "mortgage" / Path(file).name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bz2.compress(text.getvalue().encode()))
+    digests = {file: hashlib.sha256(path.read_bytes()).hexdigest()}
+    monkeypatch.setattr(mortgage, "PACKAGE", dataclasses.replace(mortgage.PACKAGE, files=digests))
+    return path.parents[1]
+
+
+def _rows(sites: Path, bank: str) -> list[dict[str, str]]:
+    with (sites / bank / "applications.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_banks_hold_every_application_once(tmp_path: Path, cache: Path) -> None:
+    sites = prepare("mortgage", tmp_path, cache=cache).sites_path
+    banks = {folder.name: _rows(sites, folder.name) for folder in find_sites(sites)}
+    counts = {bank: len(rows) for bank, rows in banks.items()}
+    assert counts == {"harborbank": 10, "fenbank": 10, "commonbank": 10, "hillbank": 10}
+    assert len({row["application"] for rows in banks.values() for row in rows}) == 40
+    assert max(float(row["price_kusd"]) for row in banks["fenbank"]) < min(
+        float(row["price_kusd"]) for row in banks["hillbank"]
+    )
+    assert {row["race"] for rows in banks.values() for row in rows} == {"black", "hispanic", "white"}
+
+
+def test_codes_for_not_recorded_become_empty_cells(tmp_path: Path, cache: Path) -> None:
+    last = _rows(prepare("mortgage", tmp_path, cache=cache).sites_path, "hillbank")[-1]
+    assert (last["liquid_assets_kusd"], last["meets_credit_guidelines"], last["sex"]) == ("", "", "")
+    assert last["housing_ratio"] == "25.77"
+
+
+def test_study_declares_what_is_written_and_no_protected_attribute(tmp_path: Path, cache: Path) -> None:
+    prepared = prepare("mortgage", tmp_path, cache=cache)
+    study = load_study(prepared.study_path)
+    assert study.table is not None
+    names = [column.name for column in study.table.columns]
+    assert names == [*NUMBERS, *CATEGORIES]
+    assert not {"race", "sex", "married", "age"} & set(names)
+    for column in study.table.columns:
+        if column.kind == "category":
+            assert column.categories == list(CATEGORIES[column.name][1].values())
+
+
+def test_policy_asks_for_four_fifths_by_race(tmp_path: Path, cache: Path) -> None:
+    prepared = prepare("mortgage", tmp_path, cache=cache)
+    policy = load_policy(prepared.study_path.parent / "policy.toml")
+    first = policy.gates[0]
+    assert (first.metric, first.attribute, first.compare, first.tolerance) == (
+        "selection_rate", "race", "min_ratio", 0.8,
+    )  # fmt: skip
+    for folder in find_sites(prepared.sites_path):
+        groups = load_site(folder).groups
+        assert {name: set(g.values.values()) for name, g in groups.items()} == {
+            name: set(names) for name, names in policy.attributes.items()
+        }

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from clients.report import write_report
 from clients.statistics import build
 from clients.training import Descent, train
-from clients.workplace import Workplace, open_workplace
+from clients.workplace import Part, Workplace, open_workplace
 from foedus import __version__, records
 from foedus.backbones import Standardiser
 from foedus.door import Release, leave
@@ -37,7 +37,7 @@ SITES_VARIABLE = "FOEDUS_SITES"
 """Simulation with many processes: the folder of all sites; each takes its partition's."""
 HEAD_LIMIT = 1e4
 """No weight of a head may be larger than this."""
-SPLITS = ("train", "validation", "test", "all")
+PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test", "all": "all"}
 
 
 @app.query("enlist")

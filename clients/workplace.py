@@ -3,6 +3,7 @@
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from foedus.backbones import Standardiser, describe
 from foedus.data import SiteData, load_site_data
 from foedus.examples import Examples
 from foedus.site import SiteConfig, load_site
-from foedus.study import Study, study_from_json
+from foedus.study import Split, Study, study_from_json
+
+Part = Split | Literal["all"]
+"""A split, or every record."""
 
 
 class Workplace:
@@ -32,10 +36,10 @@ class Workplace:
         """The site's name."""
         return self.config.site.name
 
-    def examples(self, *splits: str, standardiser: Standardiser | None) -> Examples:
+    def examples(self, *splits: Part, standardiser: Standardiser | None) -> Examples:
         """Examples of the splits named ("all" for every record), standardised if asked."""
         every = np.arange(len(self.data.labels))
-        rows = every if splits == ("all",) else np.concatenate([self.data.rows(split) for split in splits])
+        rows = np.concatenate([every if split == "all" else self.data.rows(split) for split in splits])
         chosen = self.raw if standardiser is None else self._apply(standardiser)
         groups = {name: values[rows] for name, values in self.data.groups.items()}
         return Examples(chosen[rows], self.data.labels[rows], groups)

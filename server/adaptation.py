@@ -7,7 +7,7 @@ from fewshot.episode_sums import EpisodeResult, EpisodeSums
 from fewshot.ridge import RidgeSums
 from fewshot.whitening import Whitening
 from foedus.backbones import describe
-from foedus.study import FewShotSection
+from foedus.study import FewShotSection, Method
 from server.federation import Federation
 
 
@@ -48,7 +48,7 @@ def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, 
 
 
 def _episodes(
-    federation: Federation, whitening: Whitening, wanted: FewShotSection, method: str, n_shot: int
+    federation: Federation, whitening: Whitening, wanted: FewShotSection, method: Method, n_shot: int
 ) -> EpisodeResult:
     classes = federation.study.study.classes
     sums = EpisodeSums(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.exception import AppExitException
+from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
@@ -129,7 +129,7 @@ def train_once(
     gathered = federation.gather(messages, updates.accept, what=f"round {number}")
     try:
         arrays, metrics = strategy.aggregate_train(number, updates.replies(messages[0]))
-    except (AppExitException, ValueError, IndexError, ZeroDivisionError) as error:
+    except (AggregationError, InconsistentMessageReplies, ValueError, IndexError, ZeroDivisionError) as error:
         raise RoundError(
             f"round {number}: the strategy cannot combine {len(gathered.answered)} answers: {error}"
         ) from error

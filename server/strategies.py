@@ -1,5 +1,7 @@
 """Flower's strategies by name, and their state as arrays for the checkpoint."""
 
+from typing import Any
+
 import numpy as np
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -27,9 +29,9 @@ _STATE_LIST = "momentum_vector"
 
 def make_strategy(federation: FederationSection) -> FedAvg:
     """The strategy a study names. Which sites take part is the round engine's business, not its own."""
-    common = {"min_train_nodes": 1, "min_available_nodes": 1, "min_evaluate_nodes": 1}
-    adaptive = {**common, "eta": federation.server_lr, "eta_l": federation.lr}
-    malicious = {**common, "num_malicious_nodes": federation.malicious_sites}
+    common: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1, "min_evaluate_nodes": 1}
+    adaptive: dict[str, Any] = {**common, "eta": federation.server_lr, "eta_l": federation.lr}
+    malicious: dict[str, Any] = {**common, "num_malicious_nodes": federation.malicious_sites}
     match federation.strategy:
         case "fedavg":
             return FedAvg(**common)

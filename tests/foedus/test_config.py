@@ -36,15 +36,24 @@ def test_all_problems_are_reported_together_with_the_nearest_key() -> None:
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ("[federation]\nrounds = 0", r"federation.rounds: input should be greater than or equal to 1 \(found 0\)"),
+        (
+            "[federation]\nrounds = 0",
+            r"federation.rounds: input should be greater than or equal to 1 \(found 0\)",
+        ),
         ("[federation]\nstrategy = 'fedavgg'", "federation.strategy: input should be 'fedavg'"),
         ("[federation]\nlr = -1", "federation.lr: input should be greater than 0"),
         ("[fewshot]\nn_way = 5", "fewshot.n_way is 5 but there are 2 classes to draw from; lower n_way"),
-        ("[fewshot]\nn_way = 2\nnovel_classes = ['c']", "fewshot.novel_classes: 'c' is not one of the classes"),
+        (
+            "[fewshot]\nn_way = 2\nnovel_classes = ['c']",
+            "fewshot.novel_classes: 'c' is not one of the classes",
+        ),
         ("[backbone]\nsource = 'tabular'", r"there is no \[\[table.columns\]\]; declare the columns"),
         ("[backbone]\nimage_size = 50", "backbone.image_size"),
         ("[[table.columns]]\nname = 'age'\nkind = 'number'\nrange = [9, 1]", "low must be below high"),
-        ("[[table.columns]]\nname = 'sex'\nkind = 'category'", "column 'sex' is a category; list its categories"),
+        (
+            "[[table.columns]]\nname = 'sex'\nkind = 'category'",
+            "column 'sex' is a category; list its categories",
+        ),
     ],
 )
 def test_a_bad_value_is_named_by_its_key(more: str, problem: str) -> None:
@@ -62,7 +71,9 @@ def test_a_study_survives_the_wire() -> None:
     assert study_from_json(study.to_json()) == study
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"study": 3}', '{"study": {"name": "../x", "classes": ["a", "b"]}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"study": 3}', '{"study": {"name": "../x", "classes": ["a", "b"]}}']
+)
 def test_a_study_from_the_wire_is_checked_like_a_file(text: str) -> None:
     with pytest.raises(ConfigError, match="the study received"):
         study_from_json(text)
@@ -81,17 +92,18 @@ def test_a_missing_or_unreadable_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_site_file_names_its_nearest_section(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[site]\nname = "a"\n[date]\nkind = "table"\npath = "x.csv"\n')
-    with pytest.raises(ConfigError, match="date is not a known key; did you mean 'data'?"):
+    with pytest.raises(ConfigError, match=r"date is not a known key; did you mean 'data'?"):
         load_site(tmp_path)
 
 
 def test_bands_need_one_name_more_than_edges(tmp_path: Path) -> None:
-    text = '[site]\nname="a"\n[data]\nkind="table"\npath="x.csv"\n[groups.age]\ncolumn="age"\nedges=[50]\nbands=["old"]\n'
+    text = '[site]\nname="a"\n[data]\nkind="table"\npath="x.csv"\n'
+    text += '[groups.age]\ncolumn="age"\nedges=[50]\nbands=["old"]\n'
     (tmp_path / "site.toml").write_text(text)
-    with pytest.raises(ConfigError, match="groups.age: 1 edges make 2 bands; found 1"):
+    with pytest.raises(ConfigError, match=r"groups.age: 1 edges make 2 bands; found 1"):
         load_site(tmp_path)
 
 
 def test_a_folder_without_sites_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no sub-folder holds a site.toml"):
+    with pytest.raises(ConfigError, match=r"no sub-folder holds a site.toml"):
         find_sites(tmp_path)

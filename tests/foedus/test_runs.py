@@ -61,7 +61,10 @@ except RunError as error:
     pointer, arrays = run.latest() or ({}, {})
     assert pointer["round"] == 1
     assert arrays["x"].tolist() == [1.0] * 10
-    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["latest.json", "round-00001.safetensors"]
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == [
+        "latest.json",
+        "round-00001.safetensors",
+    ]
 
 
 def test_the_log_is_a_hash_chain(run: RunFolder) -> None:

@@ -47,7 +47,9 @@ def test_counts_stay_whole_and_reals_keep_their_resolution() -> None:
         ({"x": np.zeros(2), "extra": np.zeros(1)}, "differ in: extra"),
     ],
 )
-def test_what_was_not_declared_is_refused_and_nothing_is_added(arrays: dict[str, np.ndarray], reason: str) -> None:
+def test_what_was_not_declared_is_refused_and_nothing_is_added(
+    arrays: dict[str, np.ndarray], reason: str
+) -> None:
     running = ExactSum(REAL)
     running.add({"x": np.ones(2)})
     with pytest.raises(DoorError, match=reason):

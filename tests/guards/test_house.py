@@ -48,7 +48,10 @@ def test_no_file_names_a_registry_host_or_locks_one() -> None:
     for name in _tracked():
         assert not name.endswith("uv.lock")
         path = ROOT / name
-        if path.suffix in {".py", ".toml", ".txt", ".md", ".cfg", ".yml", ".yaml", ".json", ""} and path.is_file():
+        if (
+            path.suffix in {".py", ".toml", ".txt", ".md", ".cfg", ".yml", ".yaml", ".json", ""}
+            and path.is_file()
+        ):
             assert not hosts.search(path.read_text(errors="ignore")), name
 
 

@@ -60,11 +60,9 @@ def statistic(message: Message, context: Context) -> Message:
         parameters = _arrays(message, records.PARAMETERS)
         wanted = build(str(config[records.STATISTIC]), json.loads(str(config[records.SETTINGS])), parameters)
         split = str(config[records.SPLIT])
-        if split not in SPLITS:
-            raise ConfigError(
-                "the request received", [f"split is '{split}'; valid here: {', '.join(SPLITS)}"]
-            )
-        examples = site.examples(split, standardiser=_standardiser(message))
+        if split not in PARTS:
+            raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
+        examples = site.examples(PARTS[split], standardiser=_standardiser(message))
         return Release(arrays=wanted.measure(examples), quantities=wanted.declare())
 
     return _answer(message, context, measure)

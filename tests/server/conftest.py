@@ -1,0 +1,82 @@
+"""Real sites on disk, small enough to run a whole study in a second."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+STUDY = """
+[study]
+name = "toy"
+classes = ["no", "yes"]
+seed = 3
+[backbone]
+source = "tabular"
+personal = "head"
+[federation]
+rounds = 4
+lr = 0.1
+batch_size = 16
+min_sites = 2
+[door]
+mode = "open"
+[fairness]
+policy = "policy.toml"
+[[table.columns]]
+name = "a"
+kind = "number"
+[[table.columns]]
+name = "b"
+kind = "number"
+"""
+POLICY = """
+[policy]
+name = "toy"
+profile = "custom"
+[attributes]
+sex = ["f", "m"]
+[[gate]]
+metric = "tpr"
+attribute = "sex"
+compare = "max_difference"
+tolerance = 0.2
+"""
+SITE = """
+[site]
+name = "{name}"
+[data]
+kind = "table"
+path = "data.csv"
+label = "y"
+unit = "id"
+[groups.sex]
+column = "sex"
+values = {{ f = "f", m = "m" }}
+[policy]
+doors = ["open"]
+release_site_metrics = true
+"""
+
+
+def write_site(folder: Path, name: str, *, n: int = 90, seed: int = 0) -> Path:
+    """One site whose label depends on two noisy columns."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(2, n))
+    y = np.where(a - b + 0.5 * rng.normal(size=n) > 0, "yes", "no")
+    frame = pd.DataFrame({"id": np.arange(n), "a": a, "b": b, "y": y, "sex": rng.choice(["f", "m"], n)})
+    path = folder / name
+    path.mkdir(parents=True)
+    frame.to_csv(path / "data.csv", index=False)
+    (path / "site.toml").write_text(SITE.format(name=name))
+    return path
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A folder with study.toml, policy.toml and four sites."""
+    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    for seed, name in enumerate(["east", "north", "south", "west"]):
+        write_site(tmp_path / "sites", name, seed=seed)
+    return tmp_path

@@ -1,0 +1,211 @@
+"""A whole study on real folders: the same bytes twice, and after SIGKILL; bad sites are named and left out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, MetricRecord
+from flwr.clientapp import ClientApp
+
+from clients.app import app as client_app
+from foedus import records, simulation
+from foedus.errors import DoorError, RoundError, RunError
+from foedus.runs import RunFolder
+from foedus.site import find_sites
+from server.app import conduct
+from server.local_grid import LocalGrid
+
+SAME = ("model/head.safetensors", "audit.json", "results.json")
+
+
+def _run(toy: Path, name: str) -> RunFolder:
+    run, _ = simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / name)
+    return run
+
+
+def test_the_same_study_twice_gives_the_same_bytes(toy: Path) -> None:
+    first, second = _run(toy, "one"), _run(toy, "two")
+    for name in SAME:
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 3])
+def test_a_run_killed_after_any_round_resumes_to_the_same_bytes(toy: Path, killed_after: int) -> None:
+    whole = _run(toy, "whole")
+    script = f"""
+import os, signal
+from pathlib import Path
+from foedus import simulation
+from foedus.runs import RunFolder
+keep = RunFolder.checkpoint
+def checkpoint(self, number, *args, **kwargs):
+    keep(self, number, *args, **kwargs)
+    if number == {killed_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunFolder.checkpoint = checkpoint
+toy = Path({str(toy)!r})
+simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / "killed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -9
+    [path] = (toy / "killed").iterdir()
+    run = RunFolder.open(path)
+    simulation.resume(run)
+    assert len(run.rounds()) == 4
+    for name in SAME:
+        assert (path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    with pytest.raises(RunError, match="is finished; there is nothing to resume"):
+        simulation.resume(run)
+
+
+def _spoiling(site: str, spoil: str) -> ClientApp:
+    """The real ClientApp, except that one site answers training with something else."""
+    spoiled = ClientApp()
+
+    @spoiled.query("enlist")
+    def enlist(message: Message, context: Context) -> Message:
+        return client_app(message, context)
+
+    @spoiled.query("statistic")
+    def statistic(message: Message, context: Context) -> Message:
+        return client_app(message, context)
+
+    @spoiled.query("report")
+    def report(message: Message, context: Context) -> Message:
+        return client_app(message, context)
+
+    @spoiled.train()
+    def train(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if Path(str(context.node_config["site-folder"])).name != site:
+            return reply
+        arrays = records.from_record(reply.content.array_records[records.ARRAYS])
+        match spoil:
+            case "nan":
+                arrays["weight"] = np.full_like(arrays["weight"], np.nan)
+            case "huge":
+                arrays["weight"] = np.full_like(arrays["weight"], 1e30)
+            case "shape":
+                arrays["weight"] = np.zeros((1, 1), np.float32)
+            case "weightless":
+                loss = {records.NUM_EXAMPLES: -5, records.TRAIN_LOSS: 0.1}
+                reply.content[records.METRICS] = MetricRecord(loss)
+            case _:
+                raise RuntimeError("patient 17 broke it")
+        reply.content[records.ARRAYS] = records.to_record(arrays)
+        return reply
+
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ("nan", "not finite"),
+        ("huge", "ranges over"),
+        ("shape", "has shape (1, 1)"),
+        ("weightless", "not a positive whole number"),
+        ("raise", "RuntimeError"),
+    ],
+)
+def test_a_bad_update_is_rejected_and_named_and_the_round_goes_on(toy: Path, spoil: str, reason: str) -> None:
+    policy = (toy / "policy.toml").read_text()
+    sites = find_sites(toy / "sites")
+    run = RunFolder.create(
+        toy / "runs", toy / "study.toml", policy=policy, engine="local", sites=str(toy / "sites")
+    )
+    conduct(LocalGrid(_spoiling("south", spoil), sites), run)
+    for line in run.rounds():
+        assert line["answered"] == 3
+        [rejected] = line["rejected"]
+        assert rejected["site"] == "south"
+        assert reason in rejected["reason"]
+        assert "patient" not in rejected["reason"]
+
+
+def test_a_site_that_cannot_take_part_is_named_without_telling_about_its_data(toy: Path) -> None:
+    (toy / "sites/west/data.csv").write_text("id,y,sex\n1,no,f\n")
+    run = _run(toy, "runs")
+    results = json.loads((run.path / "results.json").read_text())
+    assert [site["site"] for site in results["sites"]] == ["east", "north", "south"]
+    [refused] = results["refused"]
+    assert "do not fit the study" in refused["reason"]
+    assert str(toy) not in json.dumps(results)
+
+
+def test_too_few_sites_end_the_run_with_the_reasons(toy: Path) -> None:
+    for name in ("north", "south", "west"):
+        (toy / f"sites/{name}/data.csv").unlink()
+    with pytest.raises(RoundError, match=r"1 sites can take part, federation.min_sites is 2"):
+        _run(toy, "runs")
+
+
+def test_a_site_policy_without_the_open_door_keeps_the_site_out(toy: Path) -> None:
+    path = toy / "sites/west/site.toml"
+    path.write_text(path.read_text().replace('doors = ["open"]', 'doors = ["secure+ddp"]'))
+    run = _run(toy, "runs")
+    [refused] = json.loads((run.path / "results.json").read_text())["refused"]
+    assert "the site's policy allows doors: secure+ddp" in refused["reason"]
+
+
+def test_a_door_mode_this_version_cannot_keep_is_refused_before_anything_runs(toy: Path) -> None:
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace('mode = "open"', 'mode = "secure+ddp"'))
+    with pytest.raises(DoorError, match="which this version cannot keep"):
+        _run(toy, "runs")
+    assert not (toy / "runs").exists()
+
+
+def test_figures_of_a_site_that_keeps_them_do_not_leave(toy: Path) -> None:
+    path = toy / "sites/west/site.toml"
+    path.write_text(path.read_text().replace("release_site_metrics = true", "release_site_metrics = false"))
+    run = _run(toy, "runs")
+    results = json.loads((run.path / "results.json").read_text())
+    west = next(site for site in results["sites"] if site["site"] == "west")
+    assert west["released"] is False
+    assert west["local"] is None
+    assert (toy / "sites/west/.foedus/reports" / run.run_id / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "fedavg",
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "fedadagrad",
+        "fedavgm",
+        "qfedavg",
+        "fedmedian",
+        "fedtrimmedavg",
+        "krum",
+    ],
+)
+def test_every_strategy_trains_and_resumes_to_the_same_bytes(toy: Path, strategy: str) -> None:
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace("[federation]", f'[federation]\nstrategy = "{strategy}"'))
+    whole = _run(toy, "whole")
+    run = _run(toy, "again")
+    state = run.state()
+    # Go back to the checkpoint of round 2, as if the run had been killed there.
+    for line in (run.path / "checkpoints").glob("round-0000[34]*"):
+        line.unlink()
+    _rewind(run, toy, 2)
+    assert state["status"] == "finished"
+    simulation.resume(run)
+    assert (run.path / SAME[0]).read_bytes() == (whole.path / SAME[0]).read_bytes()
+
+
+def _rewind(run: RunFolder, toy: Path, number: int) -> None:
+    """Make `number` the last checkpoint, by running the study only so far."""
+    study = (toy / "study.toml").read_text()
+    (toy / "short.toml").write_text(study.replace("rounds = 4", f"rounds = {number}"))
+    short, _ = simulation.simulate(toy / "short.toml", toy / "sites", runs=toy / "short")
+    pointer, arrays = short.latest() or ({}, {})
+    kept = {key: pointer[key] for key in ("lines", "best_loss", "best_round")}
+    run.checkpoint(number, arrays, **kept)
+    run.set_state("running")

@@ -84,4 +84,4 @@ class Statistic(Protocol[T_co]):
 
 def add(left: Arrays, right: Arrays) -> Arrays:
     """Element-wise sum of two contributions with the same keys and shapes."""
-    return {key: np.add(left[key], right[key]) for key in left}  # type: ignore[call-overload]
+    return {key: np.add(left[key], right[key]) for key in left}

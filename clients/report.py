@@ -47,7 +47,8 @@ def write_report(
         evaluation of its local (and personal) head with its counts, which are summed.
     """
     test = site.examples("test", standardiser=standardiser)
-    local, local_test = local_head(site)
+    local, alone = local_head(site)
+    local_test = _standardise(site.examples("test", standardiser=None), alone)
     personal = personal_head(site, shared, standardiser)
     figures = Figures(
         site=site.name,
@@ -76,19 +77,13 @@ def personal_head(site: Workplace, shared: LinearHead, standardiser: Standardise
     return own_head(own, prior=shared, rng=site.rng(PERSONAL_STREAM))
 
 
-def local_head(site: Workplace) -> tuple[LinearHead, Examples]:
-    """What the site does alone, and its test examples as that head reads them.
-
-    Its own standardisation, its own head, nothing shared.
-    """
+def local_head(site: Workplace) -> tuple[LinearHead, Standardiser]:
+    """What the site does alone: its own standardisation, its own head, nothing shared."""
     moments = Moments(dim=site.spec.dim)
     alone = moments.read(moments.measure(site.examples("train", standardiser=None)))
-    own, test = (
-        _standardise(site.examples(*splits, standardiser=None), alone)
-        for splits in (("train", "validation"), ("test",))
-    )
+    own = _standardise(site.examples("train", "validation", standardiser=None), alone)
     prior = LinearHead.zeros(site.study.n_classes, site.spec.dim)
-    return own_head(own, prior=prior, rng=site.rng(LOCAL_STREAM)), test
+    return own_head(own, prior=prior, rng=site.rng(LOCAL_STREAM)), alone
 
 
 def score(head: LinearHead, examples: Examples) -> metrics.Metrics:

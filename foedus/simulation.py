@@ -18,7 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
-from clients.report import score
+from clients.report import local_head, score
 from clients.training import Descent, train
 from clients.workplace import Workplace, open_workplace
 from fairness.audit import AuditReport
@@ -29,6 +29,7 @@ from foedus.door import check_mode
 from foedus.errors import AuditError, ConfigError, RunError
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.metrics import Metrics
 from foedus.runs import POLICY_FILE, RESULTS_FILE, RunFolder
 from foedus.site import find_sites, load_site
 from foedus.study import Study, load_study
@@ -178,6 +179,8 @@ def _add_reference(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) ->
             score(head, tests[line["site"]]) if line["site"] in tests and line["released"] else None
         )
     results["mean"]["pooled"] = mean_metrics(results["sites"], "pooled")
+    elsewhere = [{"local": local_everywhere(site, workplaces)} for site in workplaces]
+    results["mean"]["local_everywhere"] = mean_metrics(elsewhere, "local")
     _rewrite(run, results)
 
 
@@ -198,6 +201,13 @@ def pooled_head(
         if (loss := _loss(head, validation)) < best_loss:
             best, best_loss = head, loss
     return best
+
+
+def local_everywhere(site: Workplace, workplaces: Sequence[Workplace]) -> Metrics:
+    """A site's local head on the test examples of all sites: what it knows of the others' patients."""
+    head, standardiser = local_head(site)
+    tests = concatenate([other.examples("test", standardiser=None) for other in workplaces])
+    return score(head, Examples(standardiser.apply(tests.features), tests.labels))
 
 
 def _add_held_out(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> None:

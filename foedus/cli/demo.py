@@ -145,7 +145,7 @@ def _gates(repeats: list[dict[str, Any]]) -> list[dict[str, Any]]:
             {
                 "metric": gate["metric"],
                 "attribute": gate["attribute"],
-                "value": _mean_and_sd([g["estimate"]["value"] if g["estimate"] else None for g in found]),
+                "value": _mean_and_sd([g["found"]["value"] for g in found]),
                 "verdicts": [g["verdict"] for g in found],
             }
         )

@@ -103,6 +103,9 @@ def models_table(results: dict[str, Any], *, metric: str) -> Table:
     table.add_row("all test examples", str(results["models"]["federated"]["n"]), *together)
     means = [number(results["mean"][k][metric]) if results["mean"].get(k) else "–" for k in kinds]
     table.add_row("mean of sites", "", *means)
+    if results["mean"].get("local_everywhere"):
+        everywhere = number(results["mean"]["local_everywhere"][metric])
+        table.add_row("a local head on all sites' tests, mean", "", *[""] * (len(kinds) - 1), everywhere)
     if results["held_out"]:
         held_out = ", ".join(f"{row['site']} {number(row[metric])}" for row in results["held_out"])
         table.caption = f"trained without the site: {held_out}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
 
 from foedus.examples import Examples
 from foedus.head import LinearHead
@@ -15,6 +14,7 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 BIAS_STRENGTH = 0.01
 """The bias follows the site's own class balance almost freely (label shift)."""
 FOLDS = 5
+Scores = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,14 @@ def train(
     return LinearHead(weight, bias), float(np.mean(losses))
 
 
-def _residuals(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[NDArray[np.float32], float]:
-    """Probabilities minus one-hot labels, and the mean loss."""
+def _residuals(scores: Scores, labels: NDArray[np.int64]) -> tuple[Scores, float]:
+    """Softmax probabilities minus one-hot labels, in the scores' own type, and the mean loss."""
     rows = np.arange(len(labels))
-    loss = float((logsumexp(scores, axis=1) - scores[rows, labels]).mean())
-    residuals = softmax(scores, axis=1).astype(np.float32)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    residuals = np.exp(shifted)
+    total = residuals.sum(axis=1, keepdims=True)
+    loss = float((np.log(total[:, 0]) - shifted[rows, labels]).mean())
+    residuals /= total
     residuals[rows, labels] -= 1
     return residuals, loss
 
@@ -105,17 +108,13 @@ def _maximum_a_posteriori(examples: Examples, prior: LinearHead, strength: float
     centre = np.column_stack([prior.weight, prior.bias]).astype(np.float64)
     penalty = np.full(centre.shape, strength)
     penalty[:, -1] *= BIAS_STRENGTH
-    rows = np.arange(len(examples))
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weight = flat.reshape(centre.shape)
-        scores = features @ weight.T
-        loss = (logsumexp(scores, axis=1) - scores[rows, examples.labels]).sum()
-        residuals = softmax(scores, axis=1)
-        residuals[rows, examples.labels] -= 1
+        residuals, loss = _residuals(features @ weight.T, examples.labels)
         away = weight - centre
         gradient = residuals.T @ features + penalty * away
-        return float(loss + 0.5 * (penalty * away**2).sum()), gradient.ravel()
+        return len(examples) * loss + float(0.5 * (penalty * away**2).sum()), gradient.ravel()
 
     found = minimize(objective, centre.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     best = found.x.reshape(shape[0], shape[1] + 1).astype(np.float32)

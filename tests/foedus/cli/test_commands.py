@@ -1,0 +1,83 @@
+"""The command line as a user meets it: real processes, exit codes, JSON, one kind sentence."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+FOEDUS = str(Path(sys.executable).with_name("foedus"))
+
+
+def foedus(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [FOEDUS, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_a_bad_study_is_exit_code_2_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        '[study]\nname = "x"\nclasses = ["a", "b"]\n[federation]\nrounds = 0\n'
+    )
+    done = foedus("simulate", "study.toml", "--sites", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "federation.rounds: input should be greater than or equal to 1 (found 0)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_error_is_json_for_a_machine(tmp_path: Path) -> None:
+    done = foedus("resume", "nope", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["kind"] == "RunError"
+
+
+def test_an_unknown_demo_names_the_nearest(tmp_path: Path) -> None:
+    done = foedus("demo", "haert", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'heart'?" in done.stderr
+
+
+def test_backbones_are_listed(tmp_path: Path) -> None:
+    done = foedus("backbones", "list", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert {"bundled:efficientnet-lite0", "bundled:minilm-l6"} <= {
+        entry["name"] for entry in json.loads(done.stdout)
+    }
+
+
+@pytest.mark.slow
+def test_heart_from_demo_to_audit(tmp_path: Path) -> None:
+    done = foedus("demo", "heart", "--seeds", "1", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["results"]["models"]["federated"]["auc"] > 0.85
+    assert len(found["results"]["held_out"]) == 4
+    assert "<html" in (tmp_path / found["report"]).read_text()[:200]
+    run = Path(found["run"]).name
+    shown = foedus("audit", "show", run, "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["verdict"] == found["audit"]["verdict"]
+    again = foedus("audit", "run", run, "--json", cwd=tmp_path)
+    assert again.returncode == (0 if found["audit"]["verdict"] == "pass" else 1)
+    assert json.loads(again.stdout) == found["audit"]
+    [listed] = json.loads(foedus("list", "--json", cwd=tmp_path).stdout)
+    assert listed["status"] == "finished"
+    checked = foedus("site", "check", "demo-data/heart/sites/cleveland", "--json", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_every_command_the_readme_names_exists(tmp_path: Path) -> None:
+    named = set(
+        re.findall(
+            r"`foedus ([a-z]+(?: (?:check|list|run|show|evaluate|fit))?)", (ROOT / "README.md").read_text()
+        )
+    )
+    assert named
+    for command in named:
+        done = foedus(*command.split(), "--help", cwd=tmp_path)
+        assert done.returncode == 0, command
+        assert "Example: foedus" in done.stdout or "Commands" in done.stdout, command

@@ -90,7 +90,8 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
     head, loss, gathered = train_once(federation, strategy, training.head, number)
     [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
     validation_loss = candidate.metrics["log_loss"]
-    better = validation_loss is not None and validation_loss < training.best_loss
+    # Without any validation example the last head is the best known.
+    better = validation_loss is None or validation_loss < training.best_loss
     line = {
         "round": number,
         "asked": len(gathered.asked),
@@ -214,7 +215,7 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
         training.round,
         arrays,
         lines=training.lines,
-        best_loss=training.best_loss,
+        best_loss=training.best_loss if math.isfinite(training.best_loss) else None,
         best_round=training.best_round,
     )
 
@@ -225,7 +226,7 @@ def restore(pointer: dict[str, Any], arrays: Arrays) -> tuple[Training, Arrays]:
         start=LinearHead.from_arrays(part(arrays, "start")),
         head=LinearHead.from_arrays(part(arrays, "head")),
         best=LinearHead.from_arrays(part(arrays, "best")),
-        best_loss=float(pointer["best_loss"]),
+        best_loss=math.inf if pointer["best_loss"] is None else float(pointer["best_loss"]),
         best_round=int(pointer["best_round"]),
         lines=list(pointer["lines"]),
         memory=part(arrays, "memory"),

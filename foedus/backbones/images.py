@@ -22,14 +22,26 @@ if TYPE_CHECKING:
     from foedus.backbones.spec import Inputs
 
 
+CPU_PIXELS = 32 * 64 * 64
+"""Pixels of a batch on a CPU: its activations then fit the cache, twice as fast at 224 px as 32 images."""
+
+
 class ImageEmbedder:
-    """A frozen image network."""
+    """A frozen image network.
+
+    Args:
+        spec: What it is.
+        model: The network up to its tap.
+        device: Where it runs.
+        batch_size: Most images at once; on a CPU large images come in smaller batches.
+    """
 
     def __init__(self, spec: BackboneSpec, model: torch.nn.Module, *, device: str, batch_size: int) -> None:
         self.spec = spec
         self.model = on_device(model, device)
         self.device = device
-        self.batch_size = batch_size
+        side: Any = spec.preprocessing["image_size"]
+        self.batch_size = min(batch_size, max(1, CPU_PIXELS // side**2)) if device == "cpu" else batch_size
 
     def embed(self, inputs: "Inputs") -> NDArray[np.float32]:
         """(n, dim), float32; see `Embedder`."""

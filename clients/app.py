@@ -19,13 +19,13 @@ from clients.report import write_report
 from clients.statistics import build
 from clients.training import Descent, train
 from clients.workplace import Part, Workplace, open_workplace
-from foedus import __version__, records
+from foedus import __version__, records, updates
 from foedus.backbones import Standardiser
 from foedus.door import Release, leave
 from foedus.errors import ConfigError, DataError
 from foedus.head import LinearHead
 from foedus.site import PolicySection, find_sites, load_site
-from foedus.statistic import Arrays, Quantity
+from foedus.statistic import Arrays
 from foedus.study import NAME, Study, study_from_json
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ SITE_KEY = "site-folder"
 """Node configuration: the folder with this site's site.toml."""
 SITES_VARIABLE = "FOEDUS_SITES"
 """Simulation with many processes: the folder of all sites; each takes its partition's."""
-HEAD_LIMIT = 1e4
-"""No weight of a head may be larger than this."""
 PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test", "all": "all"}
 
 
@@ -87,12 +85,10 @@ def train_round(message: Message, context: Context) -> Message:
         )
         rng = site.rng(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
         head, loss = train(shared, examples, descent, rng=rng)
-        arrays = head.arrays()
-        quantities = {
-            name: Quantity(value.shape, low=-HEAD_LIMIT, high=HEAD_LIMIT) for name, value in arrays.items()
-        }
-        numbers = {records.NUM_EXAMPLES: len(examples), records.TRAIN_LOSS: loss}
-        return Release(arrays=arrays, quantities=quantities, numbers=numbers)
+        n, n_total = len(examples), max(len(examples), int(config[records.N_TRAIN]))  # type: ignore[arg-type]
+        arrays = updates.contribution(shared, head, n=n, n_total=n_total, loss=loss)
+        declared = updates.quantities(shared, n_sites=int(config[records.N_SITES]))  # type: ignore[arg-type]
+        return Release(arrays=arrays, quantities=declared)
 
     return _answer(message, context, measure)
 

@@ -94,6 +94,7 @@ def _begin_or_resume(federation: Federation, run: RunFolder) -> Training:
         return training
     training, standardiser = restore(*latest)
     federation.standardiser = Standardiser.from_arrays(standardiser)
+    federation.n_train = int(latest[0]["n_train"])
     run.log("resumed", round=training.round)
     return training
 

@@ -36,6 +36,7 @@ class Federation:
         newcomers: Node id to name of the sites that only adapt the result.
         refused: Site (or node) to why it does not take part.
         standardiser: Set once the feature moments are known.
+        n_train: Training examples of all sites together; set with the standardiser.
     """
 
     grid: Grid
@@ -45,6 +46,7 @@ class Federation:
     newcomers: dict[int, str]
     refused: dict[str, str]
     standardiser: Standardiser | None = None
+    n_train: int = 0
 
     @classmethod
     def enlist(cls, grid: Grid, study: Study, run_id: str) -> "Federation":

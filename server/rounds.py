@@ -11,27 +11,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
-from foedus import records
-from foedus.errors import DoorError, RoundError
+from foedus import records, updates
+from foedus.errors import RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.runs import RunFolder
-from foedus.statistic import Arrays, Quantity, count
+from foedus.statistic import Arrays
 from foedus.sums import ExactSum, check
+from foedus.updates import Update
 from server.exchange import Gathered
 from server.federation import Federation, decode
 from server.strategies import SINGLE_UPDATES, make_strategy, restore_strategy, strategy_state
 
 log = logging.getLogger(__name__)
 
-HEAD_LIMIT = 1e4
-MAX_EXAMPLES = 2**31
 Observer = Callable[[dict[str, Any]], None]
 """Called with each round's line."""
 
@@ -126,10 +125,10 @@ def train_once(
         RoundError: If the quorum is not reached or the strategy cannot combine the answers.
     """
     messages = _train_messages(federation, strategy, head, number)
-    updates = _Updates(head, keep_single=federation.study.federation.strategy in SINGLE_UPDATES)
-    gathered = federation.gather(messages, updates.accept, what=f"round {number}")
+    received = _Updates(federation, head)
+    gathered = federation.gather(messages, received.accept, what=f"round {number}")
     try:
-        arrays, metrics = strategy.aggregate_train(number, updates.replies(messages[0]))
+        arrays, metrics = strategy.aggregate_train(number, received.replies(messages[0]))
     except (AggregationError, InconsistentMessageReplies, ValueError, IndexError, ZeroDivisionError) as error:
         raise RoundError(
             f"round {number}: the strategy cannot combine {len(gathered.answered)} answers: {error}"
@@ -145,58 +144,52 @@ def train_once(
 def _train_messages(federation: Federation, strategy: FedAvg, head: LinearHead, number: int) -> list[Message]:
     grid = CohortGrid(federation.grid, sorted(federation.cohort, key=federation.cohort.__getitem__))
     messages = list(
-        strategy.configure_train(number, records.to_record(head.arrays()), federation.config({}), grid)
+        strategy.configure_train(number, records.to_record(head.arrays()), _round_config(federation), grid)
     )
     for message in messages:
         federation.attach_standardiser(message.content)
     return sorted(messages, key=lambda message: federation.cohort[message.metadata.dst_node_id])
 
 
-class _Updates:
-    """Checks updates as they arrive; keeps their weighted sum or, for robust strategies, each of them."""
+def _round_config(federation: Federation) -> ConfigRecord:
+    config = federation.config({})
+    config[records.N_TRAIN], config[records.N_SITES] = federation.n_train, len(federation.cohort)
+    return config
 
-    def __init__(self, head: LinearHead, *, keep_single: bool) -> None:
-        self._shapes = {
-            k: Quantity(v.shape, low=-HEAD_LIMIT, high=HEAD_LIMIT) for k, v in head.arrays().items()
-        }
-        weighted = {k: Quantity(q.shape) for k, q in self._shapes.items()}
-        self._sum = ExactSum({**weighted, records.NUM_EXAMPLES: count(1), records.TRAIN_LOSS: Quantity((1,))})
-        self._single: dict[str, Message] | None = {} if keep_single else None
+
+class _Updates:
+    """Checks updates as they arrive; keeps their sum or, for robust strategies, each of them."""
+
+    def __init__(self, federation: Federation, head: LinearHead) -> None:
+        self._head, self._n_total = head, federation.n_train
+        self._quantities = updates.quantities(head, n_sites=len(federation.cohort))
+        self._sum = ExactSum(self._quantities)
+        single = federation.study.federation.strategy in SINGLE_UPDATES
+        self._single: dict[str, Update] | None = {} if single else None
 
     def accept(self, name: str, reply: Message) -> None:
         """Raises DoorError if the update is not of the head's shape, finite and in range."""
         arrays = decode(reply, records.ARRAYS)
-        check(arrays, self._shapes)
-        n, loss = _weight_and_loss(reply)
-        if self._single is not None:
-            self._single[name] = reply
-            return
-        contribution: Arrays = {key: value.astype(np.float64) * n for key, value in arrays.items()}
-        contribution[records.NUM_EXAMPLES] = np.array([n])
-        contribution[records.TRAIN_LOSS] = np.array([loss * n])
-        self._sum.add(contribution)
+        check(arrays, self._quantities)
+        update = updates.read(self._head, arrays, n_total=self._n_total)
+        if self._single is None:
+            self._sum.add(arrays)
+        else:
+            self._single[name] = update
 
     def replies(self, request: Message) -> list[Message]:
         """What the strategy reads: the single updates, or one reply that carries their mean."""
-        if self._single is not None:
-            return [self._single[name] for name in sorted(self._single)]
-        total = self._sum.total()
-        n = int(total.pop(records.NUM_EXAMPLES)[0])
-        loss = float(total.pop(records.TRAIN_LOSS)[0]) / n
-        mean: Arrays = {key: (value / n).astype(np.float32) for key, value in total.items()}  # type: ignore[operator]
-        content = RecordDict({records.ARRAYS: records.to_record(mean)})
-        content[records.METRICS] = MetricRecord({records.NUM_EXAMPLES: n, records.TRAIN_LOSS: loss})
-        return [Message(content, reply_to=request)]
+        if self._single is None:
+            mean = updates.read(self._head, self._sum.total(), n_total=self._n_total)
+            return [_as_reply(mean, request)]
+        return [_as_reply(self._single[name], request) for name in sorted(self._single)]
 
 
-def _weight_and_loss(reply: Message) -> tuple[int, float]:
-    metrics = reply.content.metric_records.get(records.METRICS, MetricRecord())
-    n, loss = metrics.get(records.NUM_EXAMPLES), metrics.get(records.TRAIN_LOSS)
-    if not isinstance(n, int) or not 0 < n < MAX_EXAMPLES:
-        raise DoorError("the update's number of examples is not a positive whole number")
-    if not isinstance(loss, float) or not math.isfinite(loss) or not 0 <= loss < HEAD_LIMIT:
-        raise DoorError("the update's training loss is not a finite, positive number")
-    return n, loss
+def _as_reply(update: Update, request: Message) -> Message:
+    numbers = {records.NUM_EXAMPLES: update.n, records.TRAIN_LOSS: update.loss}
+    content = RecordDict({records.ARRAYS: records.to_record(update.head.arrays())})
+    content[records.METRICS] = MetricRecord(dict(numbers))
+    return Message(content, reply_to=request)
 
 
 def save(run: RunFolder, training: Training, federation: Federation) -> None:
@@ -217,6 +210,7 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
         lines=training.lines,
         best_loss=training.best_loss if math.isfinite(training.best_loss) else None,
         best_round=training.best_round,
+        n_train=federation.n_train,
     )
 
 

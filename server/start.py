@@ -31,6 +31,7 @@ def begin(federation: Federation) -> Training:
     federation.standardiser = federation.ask(
         Moments(dim=dim), split="train", what="asking for feature moments"
     )
+    federation.n_train = federation.standardiser.n
     best = _best(federation, _closed_form_heads(federation, dim))
     loss = best.metrics["log_loss"]
     head = best.head.scaled(best.temperature)

@@ -42,10 +42,12 @@ class Standardiser:
     Attributes:
         mean: (d,), float64.
         scale: (d,), float64, above 0; 1 where a feature is constant or was never seen.
+        n: Examples it was learnt from; does not travel.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+    n: int = 0
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, d), float32, with NaN as 0.
@@ -143,7 +145,8 @@ class Moments:
         variance = _joined(total, SQUARES, SQUARES_FINE) / count - np.square(mean)
         deviation = np.sqrt(np.maximum(variance, 0.0))
         constant = deviation < CONSTANT * np.maximum(1.0, np.abs(mean))
-        return Standardiser(mean, np.where(constant, 1.0, deviation))
+        n = int(np.max(total[COUNT], initial=0))
+        return Standardiser(mean, np.where(constant, 1.0, deviation), n)
 
 
 def _split(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, MetricRecord
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.app import app as client_app
@@ -91,8 +91,7 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
             case "shape":
                 arrays["weight"] = np.zeros((1, 1), np.float32)
             case "weightless":
-                loss = {records.NUM_EXAMPLES: -5, records.TRAIN_LOSS: 0.1}
-                reply.content[records.METRICS] = MetricRecord(loss)
+                arrays["examples"] = np.array([-5])
             case _:
                 raise RuntimeError("patient 17 broke it")
         reply.content[records.ARRAYS] = records.to_record(arrays)
@@ -107,7 +106,7 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
         ("nan", "not finite"),
         ("huge", "ranges over"),
         ("shape", "has shape (1, 1)"),
-        ("weightless", "not a positive whole number"),
+        ("weightless", "'examples' ranges over -5"),
         ("raise", "RuntimeError"),
     ],
 )
@@ -206,6 +205,6 @@ def _rewind(run: RunFolder, toy: Path, number: int) -> None:
     (toy / "short.toml").write_text(study.replace("rounds = 4", f"rounds = {number}"))
     short, _ = simulation.simulate(toy / "short.toml", toy / "sites", runs=toy / "short")
     pointer, arrays = short.latest() or ({}, {})
-    kept = {key: pointer[key] for key in ("lines", "best_loss", "best_round")}
+    kept = {key: pointer[key] for key in ("lines", "best_loss", "best_round", "n_train")}
     run.checkpoint(number, arrays, **kept)
     run.set_state("running")

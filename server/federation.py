@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -15,10 +15,10 @@ from foedus.errors import DoorError, RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
-from foedus.statistic import Arrays, Statistic
+from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
-from foedus.sums import ExactSum
 from server.exchange import Cohort, Gathered
+from server.summing import Listener, PlainSums, Sums
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Federation:
         refused: Site (or node) to why it does not take part.
         standardiser: Set once the feature moments are known.
         n_train: Training examples of all sites together; set with the standardiser.
+        sums: How totals are learnt.
     """
 
     grid: Grid
@@ -47,6 +48,7 @@ class Federation:
     refused: dict[str, str]
     standardiser: Standardiser | None = None
     n_train: int = 0
+    sums: Sums = field(default_factory=PlainSums)
 
     @classmethod
     def enlist(cls, grid: Grid, study: Study, run_id: str) -> "Federation":
@@ -88,11 +90,6 @@ class Federation:
             RoundError: If fewer than min_sites answer.
         """
         nodes = self.newcomers if newcomers else self.cohort
-        total = ExactSum(statistic.declare())
-
-        def accept(name: str, reply: Message) -> None:
-            total.add(decode(reply, records.ARRAYS))
-
         request = {
             records.STATISTIC: statistic.name,
             records.SETTINGS: json.dumps(dict(statistic.settings()), sort_keys=True),
@@ -101,11 +98,10 @@ class Federation:
         messages = self.messages(
             records.QUERY_STATISTIC, nodes, config=request, parameters=statistic.arrays()
         )
-        quorum = 1 if newcomers else self.study.federation.min_sites
-        self._cohort(nodes, quorum=quorum).gather(
-            messages, accept, what=what or f"asking for {statistic.name}"
-        )
-        return statistic.read(total.total())
+        cohort = self._cohort(nodes, quorum=1 if newcomers else self.study.federation.min_sites)
+        what = what or f"asking for {statistic.name}"
+        total, _ = self.sums.total(cohort, messages, statistic.declare(), what=what)
+        return statistic.read(total)
 
     def reports(self, head: LinearHead) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
         """Have every site write its own report.
@@ -116,21 +112,35 @@ class Federation:
         """
         kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
         evaluation = Evaluation([head] * len(kinds))
-        total = ExactSum(evaluation.declare())
         released: dict[str, dict[str, Any]] = {}
 
-        def accept(name: str, reply: Message) -> None:
-            total.add(decode(reply, records.ARRAYS))
+        def listen(name: str, reply: Message) -> None:
             words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
             if records.FIGURES in words:
                 released[name] = json.loads(str(words[records.FIGURES]))
 
         config = {records.RUN: self.run_id}
         messages = self.messages(records.QUERY_REPORT, self.cohort, config=config, arrays=head.arrays())
-        self.gather(messages, accept, what="asking for reports")
-        together = evaluation.read(total.total())
+        total, _ = self.total(messages, evaluation.declare(), what="asking for reports", listen=listen)
+        together = evaluation.read(total)
         metrics = {kind: row[0].metrics for kind, row in zip(kinds, together, strict=True)}
         return [released[name] for name in sorted(released)], metrics
+
+    def total(
+        self,
+        messages: Iterable[Message],
+        quantities: Mapping[str, Quantity],
+        *,
+        what: str,
+        listen: Listener | None = None,
+    ) -> tuple[Arrays, Gathered]:
+        """The sum of the training cohort's contributions, under the study's quorum and deadline.
+
+        Raises:
+            RoundError: If fewer than min_sites answer.
+        """
+        cohort = self._cohort(self.cohort, quorum=self.study.federation.min_sites)
+        return self.sums.total(cohort, messages, quantities, what=what, listen=listen)
 
     def gather(
         self, messages: Iterable[Message], accept: Callable[[str, Message], None], *, what: str
@@ -181,20 +191,6 @@ class Federation:
         if missing_newcomers:
             names = ", ".join(sorted(missing_newcomers))
             raise RoundError(f"fewshot.new_sites names {names}, which did not answer. {reasons}")
-
-
-def decode(reply: Message, key: str) -> Arrays:
-    """The arrays of a reply.
-
-    Raises:
-        DoorError: If they are missing or cannot be decoded.
-    """
-    try:
-        return records.from_record(reply.content.array_records[key])
-    except KeyError:
-        raise DoorError(f"the reply holds no record '{key}'") from None
-    except (ValueError, TypeError, EOFError) as error:
-        raise DoorError("the reply's arrays cannot be decoded") from error
 
 
 def _agreed_name(reply: Message, taken: set[str]) -> str:

@@ -23,11 +23,12 @@ from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.runs import RunFolder
 from foedus.statistic import Arrays
-from foedus.sums import ExactSum, check
+from foedus.sums import check
 from foedus.updates import Update
 from server.exchange import Gathered
-from server.federation import Federation, decode
+from server.federation import Federation
 from server.strategies import SINGLE_UPDATES, make_strategy, restore_strategy, strategy_state
+from server.summing import decode
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +126,10 @@ def train_once(
         RoundError: If the quorum is not reached or the strategy cannot combine the answers.
     """
     messages = _train_messages(federation, strategy, head, number)
-    received = _Updates(federation, head)
-    gathered = federation.gather(messages, received.accept, what=f"round {number}")
+    received, gathered = _updates(federation, messages, head, what=f"round {number}")
     try:
-        arrays, metrics = strategy.aggregate_train(number, received.replies(messages[0]))
+        replies = [_as_reply(update, messages[0]) for update in received]
+        arrays, metrics = strategy.aggregate_train(number, replies)
     except (AggregationError, InconsistentMessageReplies, ValueError, IndexError, ZeroDivisionError) as error:
         raise RoundError(
             f"round {number}: the strategy cannot combine {len(gathered.answered)} answers: {error}"
@@ -157,32 +158,23 @@ def _round_config(federation: Federation) -> ConfigRecord:
     return config
 
 
-class _Updates:
-    """Checks updates as they arrive; keeps their sum or, for robust strategies, each of them."""
+def _updates(
+    federation: Federation, messages: list[Message], head: LinearHead, *, what: str
+) -> tuple[list[Update], Gathered]:
+    """What the strategy reads: the mean update alone or, for robust strategies, each site's."""
+    declared = updates.quantities(head, n_sites=len(federation.cohort))
+    if federation.study.federation.strategy not in SINGLE_UPDATES:
+        total, gathered = federation.total(messages, declared, what=what)
+        return [updates.read(head, total, n_total=federation.n_train)], gathered
+    single: dict[str, Update] = {}
 
-    def __init__(self, federation: Federation, head: LinearHead) -> None:
-        self._head, self._n_total = head, federation.n_train
-        self._quantities = updates.quantities(head, n_sites=len(federation.cohort))
-        self._sum = ExactSum(self._quantities)
-        single = federation.study.federation.strategy in SINGLE_UPDATES
-        self._single: dict[str, Update] | None = {} if single else None
-
-    def accept(self, name: str, reply: Message) -> None:
-        """Raises DoorError if the update is not of the head's shape, finite and in range."""
+    def accept(name: str, reply: Message) -> None:
         arrays = decode(reply, records.ARRAYS)
-        check(arrays, self._quantities)
-        update = updates.read(self._head, arrays, n_total=self._n_total)
-        if self._single is None:
-            self._sum.add(arrays)
-        else:
-            self._single[name] = update
+        check(arrays, declared)
+        single[name] = updates.read(head, arrays, n_total=federation.n_train)
 
-    def replies(self, request: Message) -> list[Message]:
-        """What the strategy reads: the single updates, or one reply that carries their mean."""
-        if self._single is None:
-            mean = updates.read(self._head, self._sum.total(), n_total=self._n_total)
-            return [_as_reply(mean, request)]
-        return [_as_reply(self._single[name], request) for name in sorted(self._single)]
+    gathered = federation.gather(messages, accept, what=what)
+    return [single[name] for name in sorted(single)], gathered
 
 
 def _as_reply(update: Update, request: Message) -> Message:

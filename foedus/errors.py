@@ -7,7 +7,9 @@ FoedusError
 ├── FewShotError     an episode or head cannot be formed from the examples  (exit 2)
 ├── AuditError       the audit cannot be computed as the policy asks        (exit 2)
 ├── RunError         a run folder is missing, incomplete or altered         (exit 2)
+├── PrivacyError     a budget would be overdrawn, or a guarantee not kept   (exit 1)
 ├── DoorError        the door or the site's policy refused a release        (exit 1)
+│   └── SecureSumError  a secure sum stopped: a site or the coordinator strayed (exit 1)
 └── RoundError       a round did not reach its quorum                       (exit 1)
 
 Messages say what was found, what was expected and what to do. They never hold a
@@ -61,10 +63,20 @@ class RunError(FoedusError):
     """A run folder is missing, incomplete or altered."""
 
 
+class PrivacyError(FoedusError):
+    """A privacy budget would be overdrawn, or a guarantee cannot be kept or confirmed."""
+
+    exit_code = 1
+
+
 class DoorError(FoedusError):
     """The door or the site's policy refused to let something leave."""
 
     exit_code = 1
+
+
+class SecureSumError(DoorError):
+    """A secure sum stopped because too few sites are left or someone strayed from the protocol."""
 
 
 class RoundError(FoedusError):

@@ -19,12 +19,13 @@ from clients.report import write_report
 from clients.statistics import build
 from clients.training import Descent, train
 from clients.workplace import Part, Workplace, open_workplace
-from foedus import __version__, records, updates
+from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
-from foedus.door import Release, leave
+from foedus.budget import release_of, round_name
+from foedus.door import Premises, Release, leave, session
 from foedus.errors import ConfigError, DataError
 from foedus.head import LinearHead
-from foedus.site import PolicySection, find_sites, load_site
+from foedus.site import find_sites, load_site
 from foedus.statistic import Arrays
 from foedus.study import NAME, Study, study_from_json
 
@@ -35,6 +36,8 @@ SITE_KEY = "site-folder"
 """Node configuration: the folder with this site's site.toml."""
 SITES_VARIABLE = "FOEDUS_SITES"
 """Simulation with many processes: the folder of all sites; each takes its partition's."""
+OWN_FIGURES = frozenset({"episodes"})
+"""Statistics that a site may answer for itself alone, where its policy releases its own figures."""
 PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test", "all": "all"}
 
 
@@ -44,6 +47,8 @@ def enlist(message: Message, context: Context) -> Message:
 
     def measure(site: Workplace) -> Release:
         words = {records.SITE: site.name, records.VERSION: __version__, records.BACKBONE: site.spec.digest}
+        if site.study.door.masked and site.name not in site.study.newcomers:
+            words[records.ROSTER] = session(site.folder).roster.encode()
         return Release(words=words)
 
     return _answer(message, context, measure)
@@ -61,7 +66,30 @@ def statistic(message: Message, context: Context) -> Message:
         if split not in PARTS:
             raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
         examples = site.examples(PARTS[split], standardiser=_standardiser(message))
-        return Release(arrays=wanted.measure(examples), quantities=wanted.declare())
+        alone = wanted.name in OWN_FIGURES and _is_alone(message, site.study)
+        name = release_of(wanted.name) if site.study.door.private else ""
+        return Release(wanted.measure(examples), wanted.declare(), unmasked=alone, name=name)
+
+    return _answer(message, context, measure)
+
+
+@app.query("secure")
+def secure(message: Message, context: Context) -> Message:
+    """A leg of the secure sum that holds no contribution; the masked ones come with what they answer."""
+
+    def measure(site: Workplace) -> Release:
+        config = message.content.config_records[records.SECURE]
+        leg, text = str(config[records.LEG]), str(config[records.TEXT])
+        answers = session(site.folder)
+        legs = {
+            "keys": answers.keys,
+            "shares": answers.shares,
+            "consent": answers.consent,
+            "unmask": answers.unmask,
+        }
+        if leg not in legs:
+            raise ConfigError("the request received", [f"leg is '{leg}'; valid: {', '.join(legs)}"])
+        return Release(words={records.TEXT: legs[leg](text)})
 
     return _answer(message, context, measure)
 
@@ -74,6 +102,10 @@ def train_round(message: Message, context: Context) -> Message:
         config, federation = _config(message), site.study.federation
         shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
         examples = site.examples("train", standardiser=_standardiser(message))
+        if site.study.door.private:
+            clip, name = site.study.door.clip_norm, round_name(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
+            arrays = gradient.contribution(shared, examples, clip_norm=clip)
+            return Release(arrays, gradient.quantities(shared, clip_norm=clip), name=name)
         if not len(examples):
             raise DataError(f"site '{site.name}' has no training example; see foedus site check.")
         descent = Descent(
@@ -110,6 +142,8 @@ def report(message: Message, context: Context) -> Message:
         if re.fullmatch(NAME, run) is None:
             raise ConfigError("the request received", ["run is not a valid id"])
         figures, evaluation, counts = write_report(site, shared, standardiser, run=run)
+        if site.study.door.private:
+            return Release()
         released = site.config.policy.release_site_metrics
         words = {records.FIGURES: json.dumps(figures)} if released else {}
         return Release(arrays=counts, quantities=evaluation.declare(), words=words, individual=released)
@@ -123,8 +157,9 @@ def _answer(message: Message, context: Context, measure: Callable[[Workplace], R
     def study_json() -> str:
         return str(_config(message).get(records.STUDY, ""))
 
-    def permit() -> tuple[Study, PolicySection]:
-        return _parse(study_json()), load_site(site_folder(context)).policy
+    def permit() -> Premises:
+        folder = site_folder(context)
+        return Premises(_parse(study_json()), load_site(folder), folder)
 
     def work() -> Release:
         return measure(open_workplace(site_folder(context), study_json()))
@@ -146,6 +181,11 @@ def site_folder(context: Context) -> Path:
     if SITES_VARIABLE in os.environ and "partition-id" in context.node_config:
         return find_sites(Path(os.environ[SITES_VARIABLE]))[int(context.node_config["partition-id"])]
     raise ConfigError("the node configuration", [f"{SITE_KEY} is missing; set it to the site's folder"])
+
+
+def _is_alone(message: Message, study: Study) -> bool:
+    """Whether a study that sums under masks asks this site without the others."""
+    return study.door.masked and records.SECURE not in message.content.config_records
 
 
 def _config(message: Message) -> ConfigRecord:

@@ -5,9 +5,10 @@ from typing import Any
 from fairness.counts import AuditCounts
 from fairness.edges import AuditEdges
 from fewshot.episode_sums import EpisodeSums
+from fewshot.private import PrivatePrototypes, PrivateRidge
 from fewshot.prototypical import PrototypeSums
 from fewshot.ridge import RidgeSums
-from foedus.backbones import Moments
+from foedus.backbones import Centre, Moments
 from foedus.config import nearest
 from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
@@ -15,7 +16,18 @@ from foedus.statistic import Arrays, Settings, Statistic
 
 KNOWN: dict[str, type[Statistic[Any]]] = {
     statistic.name: statistic
-    for statistic in (Moments, RidgeSums, PrototypeSums, Evaluation, EpisodeSums, AuditEdges, AuditCounts)
+    for statistic in (
+        Moments,
+        RidgeSums,
+        PrototypeSums,
+        Evaluation,
+        EpisodeSums,
+        AuditEdges,
+        AuditCounts,
+        Centre,
+        PrivatePrototypes,
+        PrivateRidge,
+    )
 }
 
 

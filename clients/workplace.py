@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from clients import features
 from foedus.backbones import Standardiser, describe
 from foedus.data import SiteData, load_site_data
+from foedus.errors import DoorError
 from foedus.examples import Examples
-from foedus.site import SiteConfig, load_site
+from foedus.site import SiteConfig, allows_backbone, load_site
 from foedus.study import Split, Study, study_from_json
 
 Part = Split | Literal["all"]
@@ -26,6 +27,7 @@ class Workplace:
         self.folder = folder
         self.study = study
         self.config: SiteConfig = load_site(folder)
+        self._require_allowed_backbone()
         self.data: SiteData = load_site_data(folder, self.config, study)
         self.spec = describe(study.backbone, study.table)
         self.raw = features.features(folder, self.data, self.spec, study, device=self.config.device)
@@ -42,7 +44,17 @@ class Workplace:
         rows = np.concatenate([every if split == "all" else self.data.rows(split) for split in splits])
         chosen = self.raw if standardiser is None else self._apply(standardiser)
         groups = {name: values[rows] for name, values in self.data.groups.items()}
-        return Examples(chosen[rows], self.data.labels[rows], groups)
+        units = self.data.units[rows] if self.study.door.private else None
+        return Examples(chosen[rows], self.data.labels[rows], groups, units)
+
+    def _require_allowed_backbone(self) -> None:
+        """Before anything is opened: a coordinator may not choose what is read from this disk."""
+        if not allows_backbone(self.config.policy, self.study.backbone.source, folder=self.folder):
+            raise DoorError(
+                f"backbone.source is '{self.study.backbone.source}', which is in no folder that the site's "
+                "policy lets a study load weights from; use a bundled backbone, or ask the site to add the "
+                "folder to [policy] backbone_folders."
+            )
 
     def rng(self, *streams: int) -> np.random.Generator:
         """A generator that depends on the study's seed, this site and `streams` alone."""
@@ -61,6 +73,7 @@ def open_workplace(folder: Path, study_json: str) -> Workplace:
 
     Raises:
         ConfigError: If the study or the site file is not valid.
+        DoorError: If the site's policy does not let the study load its backbone.
         DataError: If the data do not fit the study.
         BackboneError: If the backbone is not on this machine.
     """

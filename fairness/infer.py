@@ -7,9 +7,11 @@ The intervals of all pairs hold together, so the largest gap needs no further co
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import exp, hypot, inf, log
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from scipy.stats import norm, studentized_range
 
 from fairness.counts import GroupTable
@@ -70,8 +72,8 @@ def auc_limits(histogram: Counts, *, z: float) -> Limits:
     logit = np.log(np.where(usable, found.value, 0.5) / np.where(usable, 1 - found.value, 0.5))
     smaller = histogram.sum(axis=2).min(axis=1)
     crude = _score_interval(found.value, smaller, z=z)
-    low = np.where(usable, _expit(logit - half), crude.low)
-    high = np.where(usable, _expit(logit + half), crude.high)
+    low = np.where(usable, expit(logit - half), crude.low)
+    high = np.where(usable, expit(logit + half), crude.high)
     return Limits(found.value, np.clip(low - found.bound, 0, 1), np.clip(high + found.bound, 0, 1))
 
 
@@ -121,11 +123,16 @@ def _ratio_ends(rows: Limits, i: int, j: int) -> tuple[float, float]:
     if min(rows.value[i], rows.value[j]) == 0:
         low = 0.0 if rows.low[i] == 0 else float(rows.low[i] / rows.high[j])
         return low, float("inf") if rows.low[j] == 0 else float(rows.high[i] / rows.low[j])
-    logs = Limits(np.log(rows.value), np.log(rows.low), np.log(rows.high))
-    centre = logs.value[i] - logs.value[j]
-    down = np.hypot(logs.value[i] - logs.low[i], logs.high[j] - logs.value[j])
-    up = np.hypot(logs.high[i] - logs.value[i], logs.value[j] - logs.low[j])
-    return float(np.exp(centre - down)), float(np.exp(centre + up))
+    value_i, low_i, high_i = (_log(float(part[i])) for part in (rows.value, rows.low, rows.high))
+    value_j, low_j, high_j = (_log(float(part[j])) for part in (rows.value, rows.low, rows.high))
+    down = hypot(value_i - low_i, high_j - value_j)
+    up = hypot(high_i - value_i, value_j - low_j)
+    return exp(value_i - value_j - down), exp(value_i - value_j + up)
+
+
+def _log(x: float) -> float:
+    """Natural logarithm; that of 0 is minus infinity."""
+    return log(x) if x > 0 else -inf
 
 
 def null_variance(metric: str, table: GroupTable, positive: int, *, rows: NDArray[np.int64]) -> Reals:
@@ -173,7 +180,3 @@ def _score_interval(value: Reals, n_trials: Counts, *, z: float) -> Limits:
     low = np.where(value == 0, 0.0, np.maximum(centre - half, 0))
     high = np.where(value == 1, 1.0, np.minimum(centre + half, 1))
     return Limits(value, low, high)
-
-
-def _expit(x: Reals) -> Reals:
-    return np.asarray(1 / (1 + np.exp(-x)))

@@ -5,6 +5,7 @@ It runs where the rows are; nothing of it leaves the site.
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from fairness.counts import AuditCounts
 from fairness.edges import positive_logit, scores
@@ -27,7 +28,7 @@ def check_against_fairlearn(statistic: AuditCounts, examples: Examples) -> float
     found = scores(statistic.head, examples.features)
     decided = found.argmax(axis=1)
     if statistic.n_classes == 2:
-        probability = 1 / (1 + np.exp(-positive_logit(found, statistic.positive)))
+        probability = expit(positive_logit(found, statistic.positive))
         decided = np.where(probability >= statistic.threshold, statistic.positive, 1 - statistic.positive)
     codes = statistic.plan.codes(examples)
     measured = statistic.measure(examples)

@@ -1,7 +1,6 @@
 """A head adapted once to a support set: fitted, saved in one file, loaded, and asked."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.numpy import save
 
 from fewshot.closed_form import FITS
 from fewshot.whitening import MEAN, TRANSFORM, Whitening
+from foedus import files
 from foedus.config import nearest
 from foedus.errors import FewShotError
 from foedus.examples import Examples
@@ -97,18 +97,14 @@ class AdaptedHead:
         return cls(chosen, names, counts, LinearHead.from_arrays(arrays), whitening)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file (JSON in its header), whole or not at all."""
+        """Write one safetensors file (JSON in its header), whole or not at all.
+
+        Raises:
+            RunError: If it cannot be written; what was at `path` is then as it was.
+        """
         header = {"foedus": json.dumps(self.about(), sort_keys=True)}
         arrays = {key: np.ascontiguousarray(value) for key, value in self.arrays().items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(save(arrays, metadata=header))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        files.write_bytes(path, save(arrays, metadata=header))
 
     @classmethod
     def load(cls, path: Path) -> "AdaptedHead":

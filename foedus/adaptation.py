@@ -9,9 +9,10 @@ from fewshot.episode_sums import EpisodeResult, EpisodeSums
 from fewshot.whitening import Whitening
 from foedus import files
 from foedus.backbones import Standardiser
-from foedus.errors import RunError
+from foedus.config import validate
+from foedus.errors import FewShotError, RunError
 from foedus.runs import RunFolder
-from foedus.study import Method, Study
+from foedus.study import Identity, Method, Study
 
 HEAD_FILE = "model/head.safetensors"
 WHITENING_FILE = "model/whitening.safetensors"
@@ -42,6 +43,7 @@ def evaluate(
 
     Raises:
         RunError: If the run has no whitening.
+        ConfigError: If a class is named twice or is blank.
         FewShotError: If the site has too few classes or examples.
     """
     study, standardiser, whitening = _open(run, classes)
@@ -65,11 +67,20 @@ def fit(
 
     Returns:
         The method, and the number of examples of each class.
+
+    Raises:
+        RunError: If the run has no whitening, or `out` cannot be written.
+        FewShotError: If there are fewer than two classes, or none of a class that was named.
     """
     study, standardiser, whitening = _open(run, classes)
     workplace = Workplace(site, study)
     support = workplace.examples("all", standardiser=standardiser)
     head = adapt(support, method, classes=study.study.classes, whitening=whitening)
+    if absent := [name for name in classes or [] if name not in head.classes]:
+        raise FewShotError(
+            f"site '{workplace.name}' has no example of {', '.join(absent)}; add some, correct the name, or "
+            "leave it out of --classes."
+        )
     head.unstandardised(standardiser.mean, standardiser.scale).save(out)
     return {"method": method, "examples": dict(zip(head.classes, head.cases, strict=True)), "out": str(out)}
 
@@ -81,7 +92,7 @@ def _open(run: RunFolder, classes: list[str] | None) -> tuple[Study, Standardise
         )
     study = run.study()
     if classes is not None:
-        identity = study.study.model_copy(update={"classes": classes, "positive": None})
-        study = study.model_copy(update={"study": identity})
+        values = {**study.study.model_dump(), "classes": classes, "positive": None}
+        study = study.model_copy(update={"study": validate(Identity, values, source="--classes")})
     standardiser = Standardiser.from_arrays(files.read_arrays(run.path / HEAD_FILE))
     return study, standardiser, Whitening.from_arrays(files.read_arrays(run.path / WHITENING_FILE))

@@ -5,20 +5,39 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from foedus.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+NameT = TypeVar("NameT", str, int)
 
 
 class Section(BaseModel):
     """A table of a configuration file: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def each_once(values: list[NameT]) -> list[NameT]:
+    """`values`; a ValueError names what is there twice."""
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"repeated: {', '.join(map(str, repeated))}; name each once")
+    return values
+
+
+def _none_blank(names: list[str]) -> list[str]:
+    if not all(name.strip() for name in names):
+        raise ValueError("a name is blank; write it or remove it")
+    return names
+
+
+Names = Annotated[list[str], AfterValidator(_none_blank), AfterValidator(each_once)]
+"""Names in a list: none blank, each once."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,43 +1,83 @@
 """The one door out of a site. A security officer reads this module to know what can leave.
 
-Every message a site sends is made by `leave`, and by nothing else. In order it
-permits (the site's policy and the study's door mode), validates (shape, range, finite),
-and sends. In this version the only mode is "open": sums travel as they are, over
-whatever transport encrypts them, and a study may use it only where the site's own policy
-lists it. The modes that clip, add noise, charge a ledger and mask are refused, never
-replaced by something weaker.
+Every message a site sends is made by `leave`, and by nothing else. In order it permits (the
+site's policy and the study's door mode), validates (shape, range, finite), charges the site's
+ledger, adds noise, masks, and sends. The modes:
 
-What can leave:
+    secure+ddp    noise, charged to the site's ledger; then masks, so that a contribution meets the
+                  others only as a sum. Each site adds a share of the noise (foedus.noising).
+    local-dp      each site adds all the noise itself and trusts nobody; no masks.
+    secure-only   masks, no noise: the coordinator learns sums only (foedus.secure;
+                  docs/security/secure-sum.md). No differential privacy.
+    open          contributions leave as they are, over whatever transport encrypts them.
+
+A mode is used only where the site's own policy lists it. What can leave:
     additive statistics, checked against what they declare;
-    words about the site's software: its name, its version, the backbone's digest;
-    the site's own figures, only where its policy has release_site_metrics = true;
-    a refusal: one fixed sentence, or a DoorError, neither of which holds data or paths.
+    the legs of the secure sum: public keys, encrypted shares, consents, shares of masks;
+    words about the site's software: its name, its version, the backbone's digest, the roster;
+    the site's own figures, only where its policy has release_site_metrics = true, and never
+    in a private study;
+    a refusal: one fixed sentence, or a DoorError or PrivacyError, none of which holds data or paths.
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from foedus import records, sums
-from foedus.errors import BackboneError, ConfigError, DataError, DoorError, FoedusError
-from foedus.site import PolicySection
+from foedus import noising, records, sums
+from foedus.budget import plan
+from foedus.errors import (
+    BackboneError,
+    ConfigError,
+    DataError,
+    DoorError,
+    FewShotError,
+    FoedusError,
+    PrivacyError,
+)
+from foedus.noising import Purse
+from foedus.privacy.ledger import Ledger
+from foedus.secure.keystore import Keystore
+from foedus.secure.site import SiteSession
+from foedus.site import PolicySection, SiteConfig
 from foedus.statistic import Arrays, Quantity
-from foedus.study import Study
+from foedus.study import NAME, Study
 
 log = logging.getLogger(__name__)
 
-AVAILABLE_MODES = ("open",)
+KEYS_FOLDER, LEDGER_FOLDER, KEPT_FOLDER = ".foedus/keys", ".foedus/ledger", ".foedus/released"
+"""Below the site's folder: its keystore, its privacy ledger, and the noised contributions it made."""
+COLLUDERS = 1
+"""Sites whose share of the noise is not counted on: one may know its own, or add none."""
 SITE_REFUSED = 2
 """Flower's error code for an app that could not answer."""
 
 _PUBLIC: dict[type[FoedusError], str] = {
     DataError: "the site's data cannot be read or do not fit the study; its own log says what to fix",
+    FewShotError: "the site has too few classes or examples for the episodes asked for",
     ConfigError: "the request or the site's configuration is not valid; the site's own log says what to fix",
     BackboneError: "the site cannot provide the study's backbone; its own log says what to fix",
 }
 _UNEXPECTED = "the site met an unexpected error; its own log holds the details"
+
+
+@dataclass(frozen=True)
+class Premises:
+    """Who asks, and what this site allows.
+
+    Attributes:
+        study: The study that asks.
+        site: The site's own configuration.
+        folder: The site's folder; what the door has to remember lies below it.
+    """
+
+    study: Study
+    site: SiteConfig
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -47,29 +87,18 @@ class Release:
     Attributes:
         arrays: The contribution.
         quantities: What each array declares; the door checks one against the other.
-        numbers: Weights and losses that belong to the contribution.
         words: The site's name, version, backbone digest or own figures.
-        individual: True for figures of this site alone.
+        individual: True if it holds figures of this site alone, which need the policy's consent.
+        unmasked: True if the arrays themselves are such figures, so that no secure sum hides them.
+        name: Which release of a private study's plan this is (foedus.budget).
     """
 
     arrays: Arrays = field(default_factory=dict)
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
-    numbers: Mapping[str, int | float] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     individual: bool = False
-
-
-def check_mode(mode: str) -> None:
-    """Refuse a door mode this version cannot keep.
-
-    Raises:
-        DoorError: If the mode is not available.
-    """
-    if mode not in AVAILABLE_MODES:
-        raise DoorError(
-            f'door.mode is "{mode}", which this version cannot keep; it carries plain sums only. '
-            'Set mode = "open" in the study, and allow it in the policy of every site, or do not run it.'
-        )
+    unmasked: bool = False
+    name: str = ""
 
 
 def check_policy(study: Study, policy: PolicySection, *, individual: bool = False) -> None:
@@ -78,12 +107,13 @@ def check_policy(study: Study, policy: PolicySection, *, individual: bool = Fals
     Raises:
         DoorError: Naming the rule.
     """
-    check_mode(study.door.mode)
     if study.door.mode not in policy.doors:
         allowed = ", ".join(policy.doors) or "none"
         raise DoorError(f'the site\'s policy allows doors: {allowed}; the study asks for "{study.door.mode}"')
     if policy.studies and study.study.name not in policy.studies:
         raise DoorError(f"the site's policy does not list the study '{study.study.name}'")
+    if individual and study.door.private:
+        raise DoorError("a private study releases no site's own figures; each site keeps its own report")
     if individual and not policy.release_site_metrics:
         raise DoorError("the site's policy keeps its own figures (release_site_metrics = false)")
 
@@ -92,7 +122,7 @@ def leave(
     message: Message,
     measure: Callable[[], Release],
     *,
-    permit: Callable[[], tuple[Study, PolicySection]],
+    permit: Callable[[], Premises],
 ) -> Message:
     """The reply to `message`: what `measure` returns, or a refusal that tells nothing about the data.
 
@@ -102,13 +132,15 @@ def leave(
         permit: Reads the study that asks and the site's policy.
     """
     try:
-        study, policy = permit()
-        check_policy(study, policy)
+        premises = permit()
+        check_policy(premises.study, premises.site.policy)
         release = measure()
-        check_policy(study, policy, individual=release.individual)
+        check_policy(premises.study, premises.site.policy, individual=release.individual or release.unmasked)
+        if premises.study.door.private and release.arrays:
+            release = _noised(message, release, premises)
         sums.check(release.arrays, release.quantities)
-        return Message(_content(release), reply_to=message)
-    except DoorError as error:
+        return Message(_content(message, release, premises), reply_to=message)
+    except (DoorError, PrivacyError) as error:
         return _refusal(message, str(error))
     except FoedusError as error:
         log.error("refused a request: %s", error)
@@ -118,15 +150,73 @@ def leave(
         return _refusal(message, _UNEXPECTED)
 
 
-def _content(release: Release) -> RecordDict:
+def _content(message: Message, release: Release, premises: Premises) -> RecordDict:
     content = RecordDict()
-    if release.arrays:
-        content[records.ARRAYS] = records.to_record(release.arrays)
-    if release.numbers:
-        content[records.METRICS] = MetricRecord(dict(release.numbers))
     if release.words:
         content[records.CONFIG] = ConfigRecord(dict(release.words))
+    if not release.arrays:
+        return content
+    if premises.study.door.masked and not release.unmasked:
+        _mask(message, release, premises, content)
+    else:
+        content[records.ARRAYS] = records.to_record(release.arrays)
     return content
+
+
+def _noised(message: Message, release: Release, premises: Premises) -> Release:
+    """The release as a private study may have it: charged to the ledger, with this site's share of the noise."""
+    study, site = premises.study, premises.site
+    multiplier = plan(study).multiplier(release.name)
+    masked = study.door.masked
+    ledger = Ledger.open(
+        premises.folder / LEDGER_FOLDER,
+        data=site.data.path,
+        unit=site.data.unit or "record",
+        cap_epsilon=site.policy.epsilon_cap,
+        delta=study.door.delta,
+    )
+    purse = Purse(ledger, premises.folder / KEPT_FOLDER / _run(message))
+    arrays = purse.release(
+        release.name,
+        records.digest(message),
+        release.arrays,
+        release.quantities,
+        study=study.study.name,
+        multiplier=multiplier,
+        honest=session(premises.folder).roster.threshold - COLLUDERS if masked else 1,
+    )
+    return replace(release, arrays=arrays, quantities=noising.declared(release.quantities, multiplier))
+
+
+def _run(message: Message) -> str:
+    run = str(message.content.config_records.get(records.CONFIG, ConfigRecord()).get(records.RUN, ""))
+    if re.fullmatch(NAME, run) is None:
+        raise DoorError("the request names no valid run")
+    return run
+
+
+def _mask(message: Message, release: Release, premises: Premises, content: RecordDict) -> None:
+    """The contribution under masks, bound to everything that was asked."""
+    if records.SECURE not in message.content.config_records:
+        raise DoorError(
+            f'the study\'s door is "{premises.study.door.mode}", but the request is not part of a secure sum; '
+            "nothing leaves unmasked"
+        )
+    text = str(message.content.config_records[records.SECURE].get(records.TEXT, ""))
+    reply, lanes = session(premises.folder).mask(
+        text, release.arrays, quantities=release.quantities, request=records.digest(message)
+    )
+    content[records.SECURE] = ConfigRecord({records.TEXT: reply})
+    content[records.LANES] = records.to_record({records.NARROW: lanes.narrow, records.WIDE: lanes.wide})
+
+
+def session(folder: Path) -> SiteSession:
+    """This site's side of the secure sum.
+
+    Raises:
+        SecureSumError: If the site has no keystore, or no roster is pinned in it.
+    """
+    return SiteSession(Keystore(folder / KEYS_FOLDER))
 
 
 def _refusal(message: Message, reason: str) -> Message:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.special import log_softmax
 
 from foedus import metrics
@@ -18,6 +20,8 @@ BINS = 4096
 LOGIT_LIMIT = 20.0
 MAX_NLL = 50.0
 """One example's negative log-likelihood is cut here, so that its range can be declared."""
+PRIVATE_BINS, PRIVATE_MAX_NLL = 32, 4.0
+"""Of a private study, where noise falls on every bin and the cut is what one unit can change."""
 
 
 class _Settings(Section):
@@ -25,6 +29,8 @@ class _Settings(Section):
     n_classes: int
     dim: int
     temperatures: list[float]
+    bins: int = Field(ge=2, le=65_536)
+    max_nll: float = Field(gt=0, le=1000)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,14 @@ class Evaluation:
     Attributes:
         heads: Heads with the same shape.
         temperatures: Factors on the scores; the log-loss is reported for each.
+        bins: Of the score histogram, which gives the area under the curve.
+        max_nll: One example's negative log-likelihood is cut here.
     """
 
     heads: Sequence[LinearHead]
     temperatures: Sequence[float] = (1.0,)
+    bins: int = BINS
+    max_nll: float = MAX_NLL
     name: ClassVar[str] = "evaluation"
 
     @property
@@ -57,7 +67,14 @@ class Evaluation:
     def settings(self) -> Settings:
         n_heads, _, n_classes, dim = self._shape
         temperatures = [float(t) for t in self.temperatures]
-        return {"n_heads": n_heads, "n_classes": n_classes, "dim": dim, "temperatures": temperatures}
+        return {
+            "n_heads": n_heads,
+            "n_classes": n_classes,
+            "dim": dim,
+            "temperatures": temperatures,
+            "bins": self.bins,
+            "max_nll": self.max_nll,
+        }
 
     def arrays(self) -> Arrays:
         weights = np.stack([head.weight for head in self.heads])
@@ -69,30 +86,34 @@ class Evaluation:
         shape = (asked.n_heads, asked.n_classes, asked.dim)
         weights = arrays["weights"].astype(np.float32).reshape(shape)
         biases = arrays["biases"].astype(np.float32).reshape(shape[:2])
-        return cls([LinearHead(w, b) for w, b in zip(weights, biases, strict=True)], asked.temperatures)
+        heads = [LinearHead(w, b) for w, b in zip(weights, biases, strict=True)]
+        return cls(heads, asked.temperatures, asked.bins, asked.max_nll)
 
     def declare(self) -> dict[str, Quantity]:
         n_heads, n_temperatures, n_classes, _ = self._shape
+        cells, losses = sqrt(n_heads), self.max_nll * sqrt(n_heads * n_temperatures)
         return {
-            "confusion": count(n_heads, n_classes, n_classes),
-            "nll": Quantity((n_heads, n_temperatures), low=0.0),
-            "scores": count(n_heads, 2, BINS if n_classes == 2 else 0),
+            "confusion": count(n_heads, n_classes, n_classes, sensitivity=cells),
+            "nll": Quantity((n_heads, n_temperatures), low=0.0, sensitivity=losses),
+            "scores": count(n_heads, 2, self.bins if n_classes == 2 else 0, sensitivity=cells),
         }
 
     def measure(self, examples: Examples) -> Arrays:
         n_heads, n_temperatures, n_classes, _ = self._shape
         rows, labels = np.arange(len(examples)), examples.labels
-        confusion = np.zeros((n_heads, n_classes, n_classes), np.int64)
+        weights, kind = examples.weights, np.int64 if examples.units is None else np.float64
+        confusion = np.zeros((n_heads, n_classes, n_classes), kind)
         nll = np.zeros((n_heads, n_temperatures), np.float64)
-        histogram = np.zeros((n_heads, 2, BINS if n_classes == 2 else 0), np.int64)
+        histogram = np.zeros((n_heads, 2, self.bins if n_classes == 2 else 0), kind)
         for h, head in enumerate(self.heads):
             scores = head.scores(examples.features).astype(np.float64)
-            np.add.at(confusion[h], (labels, scores.argmax(axis=1)), 1)
+            np.add.at(confusion[h], (labels, scores.argmax(axis=1)), weights.astype(kind))
             for t, temperature in enumerate(self.temperatures):
                 losses = -log_softmax(scores * temperature, axis=1)[rows, labels]
-                nll[h, t] = np.minimum(losses, MAX_NLL).sum()
+                nll[h, t] = (weights * np.minimum(losses, self.max_nll)).sum()
             if n_classes == 2:
-                np.add.at(histogram[h], (labels, _bins(scores[:, 1] - scores[:, 0])), 1)
+                place = _bins(scores[:, 1] - scores[:, 0], self.bins)
+                np.add.at(histogram[h], (labels, place), weights.astype(kind))
         return {"confusion": confusion, "nll": nll, "scores": histogram}
 
     def read(self, total: Arrays) -> list[list[Candidate]]:
@@ -110,9 +131,9 @@ class Evaluation:
         return Candidate(self.heads[h], float(self.temperatures[t]), result)
 
 
-def _bins(logits: NDArray[np.float64]) -> NDArray[np.int64]:
+def _bins(logits: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     place = (np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) / (2 * LOGIT_LIMIT)
-    return np.minimum((place * BINS).astype(np.int64), BINS - 1)
+    return np.minimum((place * bins).astype(np.int64), bins - 1)
 
 
 def _histogram_auc(histogram: NDArray[np.float64]) -> float | None:

@@ -17,11 +17,13 @@ class Examples:
         features: (n, d), float32, finite; standardised when the study says so.
         labels: (n,), int64, indices into the study's classes.
         groups: Attribute name to (n,) array of group names; missing values are "unknown".
+        units: (n,), the patient or customer of each record, in a private study; else None.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     groups: dict[str, NDArray[np.str_]] = field(default_factory=dict)
+    units: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -29,4 +31,13 @@ class Examples:
     def take(self, rows: NDArray[np.int64]) -> "Examples":
         """The examples at `rows` ((m,), int64), in that order."""
         groups = {name: values[rows] for name, values in self.groups.items()}
-        return Examples(self.features[rows], self.labels[rows], groups)
+        units = None if self.units is None else self.units[rows]
+        return Examples(self.features[rows], self.labels[rows], groups, units)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """(n,): 1 for each record; in a private study 1/m for each of a unit's m, so that a unit counts once."""
+        if self.units is None:
+            return np.ones(len(self))
+        _, owner, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
+        return np.asarray(1 / sizes[owner])

@@ -34,7 +34,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             Path(temporary).unlink(missing_ok=True)
         raise RunError(
             f"{path} could not be written ({error.strerror}); what was there before is intact. "
-            "Free some space or make the folder writable, then go on with foedus resume."
+            "Free some space or make the folder writable, then run it again (foedus resume for a run)."
         ) from error
 
 

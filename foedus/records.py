@@ -1,6 +1,9 @@
 """Wire keys, and plain arrays to Flower's records and back. No pickle: arrays are numpy's own format."""
 
-from flwr.app import Array, ArrayRecord, RecordDict
+import hashlib
+import json
+
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from foedus.statistic import Arrays
 
@@ -33,6 +36,14 @@ FIGURES = "figures"
 QUERY_STATISTIC = "query.statistic"
 QUERY_ENLIST = "query.enlist"
 QUERY_REPORT = "query.report"
+QUERY_SECURE = "query.secure"
+"""A leg of the secure sum that holds no contribution: keys, shares, consent or unmask."""
+
+SECURE = "secure"
+"""Record beside a request or a contribution: its leg of the secure sum."""
+LEG, TEXT = "leg", "text"
+ROSTER = "roster"
+LANES, NARROW, WIDE = "lanes", "narrow", "wide"
 
 
 def to_record(arrays: Arrays) -> ArrayRecord:
@@ -47,6 +58,22 @@ def from_record(record: ArrayRecord) -> Arrays:
         ValueError: If an array cannot be decoded.
     """
     return {name: array.numpy() for name, array in record.items()}
+
+
+def digest(message: Message) -> bytes:
+    """32 bytes that stand for everything a request asks, but not for its leg of the secure sum."""
+    found = hashlib.sha256(message.metadata.message_type.encode())
+    for key, record in sorted(message.content.items()):
+        if key == SECURE:
+            continue
+        found.update(f"\0{key}".encode())
+        if isinstance(record, ArrayRecord):
+            for name, array in record.items():
+                found.update(f"\0{name}\0{array.dtype}\0{array.shape}\0{len(array.data)}\0".encode())
+                found.update(array.data)
+        else:
+            found.update(json.dumps(sorted(record.items()), default=bytes.hex).encode())
+    return found.digest()
 
 
 def size_bytes(content: RecordDict) -> int:

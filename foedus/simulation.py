@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
 
 from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
@@ -25,17 +23,20 @@ from fairness.audit import AuditReport
 from fairness.policy import load_policy
 from foedus import files
 from foedus.backbones import Standardiser
-from foedus.door import check_mode
-from foedus.errors import AuditError, ConfigError, RunError
+from foedus.door import KEYS_FOLDER
+from foedus.errors import AuditError, RunError
 from foedus.examples import Examples
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
 from foedus.runs import POLICY_FILE, RESULTS_FILE, RunFolder
+from foedus.secure.keystore import Keystore
+from foedus.secure.roster import Roster
 from foedus.site import find_sites, load_site
 from foedus.study import Study, load_study
 from server.app import Outcome, Stage, conduct
 from server.federation import Federation
 from server.local_grid import LocalGrid
+from server.ray_engine import ray_grid
 from server.results import HEAD_FILE, mean_metrics, run_audit, write_report
 from server.rounds import Training, run_rounds
 from server.start import begin
@@ -70,7 +71,6 @@ def simulate(
         FoedusError: Of the kind that says what is wrong; nothing is half-written.
     """
     study = load_study(study_file)
-    check_mode(study.door.mode)
     find_sites(sites)
     policy = _policy_text(study, study_file)
     run = RunFolder.create(runs, study_file, policy=policy, engine=engine, sites=str(sites.resolve()))
@@ -99,8 +99,11 @@ def _conduct(run: RunFolder, *, reference: bool, held_out: bool, stage: Stage | 
     state = run.state()
     folders = find_sites(Path(state["sites"]))
     try:
+        if run.study().door.masked:
+            enrol(folders, run.study())
         if state["engine"] == "ray":
-            outcome = _conduct_on_ray(run, Path(state["sites"]), len(folders), stage)
+            with ray_grid(client_app, len(folders), variables={SITES_VARIABLE: state["sites"]}) as grid:
+                outcome = conduct(grid, run, stage=stage)
         else:
             outcome = conduct(LocalGrid(client_app, folders), run, stage=stage)
         if reference:
@@ -114,46 +117,20 @@ def _conduct(run: RunFolder, *, reference: bool, held_out: bool, stage: Stage | 
     return outcome
 
 
-def _conduct_on_ray(run: RunFolder, sites: Path, n_sites: int, stage: Stage | None) -> Outcome:
-    """The same apps on Flower's Ray runtime.
+def enrol(folders: Sequence[Path], study: Study) -> Roster:
+    """Keys for every simulated site that trains, and the roster of all of them pinned at each.
 
     Raises:
-        ConfigError: If Ray is not installed.
-        RunError: If the runtime failed.
+        SecureSumError: If there are fewer than three sites, or a key folder can be read by others.
     """
-    try:
-        import ray  # noqa: F401
-        from flwr.simulation import run_simulation
-    except ImportError:
-        problem = "engine 'ray' needs the extra foedus[ray]; install it or use --engine local"
-        raise ConfigError("simulate", [problem]) from None
-    os.environ[SITES_VARIABLE] = str(sites)
-    outcomes: list[Outcome] = []
-    problems: list[BaseException] = []
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: Grid, context: Context) -> None:
-        try:
-            outcomes.append(conduct(grid, run, stage=stage))
-        except BaseException as error:
-            problems.append(error)
-            raise
-
-    try:
-        run_simulation(
-            server_app=server_app,
-            client_app=client_app,
-            num_supernodes=n_sites,
-            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-        )
-    except BaseException as error:
-        raise (
-            problems[0] if problems else RunError(f"Flower's simulation runtime failed: {error}")
-        ) from None
-    if not outcomes:
-        raise problems[0] if problems else RunError("Flower's simulation runtime ended without a result.")
-    return outcomes[0]
+    names = {folder: load_site(folder).site.name for folder in folders}
+    stores = {
+        name: Keystore.create(f / KEYS_FOLDER) for f, name in names.items() if name not in study.newcomers
+    }
+    roster = Roster.build(sites={name: store.public_key for name, store in stores.items()})
+    for store in stores.values():
+        store.pin(roster, replace=True)
+    return roster
 
 
 def _policy_text(study: Study, study_file: Path) -> str | None:

@@ -36,7 +36,9 @@ class DataSection(Section):
     text: str = "text"
     """text: column of the text."""
     unit: str | None = None
-    """Column of the patient or customer id; each row is its own unit when not set."""
+    """Column of the patient or customer id. Records with the same id are one unit, which stays on
+    one side of the split, and so do copies of an image, a text or a row that carry it. When not
+    set, byte-identical images or texts are one unit and each row of a table is its own."""
 
 
 class GroupSection(Section):
@@ -74,7 +76,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SplitSection(Section):
-    """[split]: by unit, within each class, so no patient is on both sides."""
+    """[split]: by unit, within each class, so that no patient, and no copy of a record with the
+    same unit id, is on both sides."""
 
     validation: Share = 0.15
     """Share of the units for early stopping and choosing."""
@@ -101,6 +104,11 @@ class PolicySection(Section):
     """Whether this site's own figures may be sent to the coordinator."""
     studies: list[str] = []
     """Names of the studies allowed; any when empty."""
+    epsilon_cap: float = Field(default=8.0, gt=0, le=1000)
+    """What all studies together may ever give away of one patient or customer (epsilon); no study can raise it."""
+    backbone_folders: list[str] = []
+    """Folders on this site, relative to the site file, from which a study may load its own weights
+    (`file:` and local `hf:` backbones); none when empty."""
 
 
 class SiteConfig(Section):
@@ -113,6 +121,36 @@ class SiteConfig(Section):
     policy: PolicySection = PolicySection()
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N."""
+
+
+def local_weights(source: str) -> str | None:
+    """The path on this machine that a study's `backbone.source` names, or None if it names no path.
+
+    `hf:` names a path where it looks like one or is a folder here; else it is a name on the hub.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "file":
+        return name.rpartition("#")[0] or name
+    is_path = kind == "hf" and (name.startswith(("/", "~", ".")) or _expanded(name).is_dir())
+    return name if is_path else None
+
+
+def allows_backbone(policy: PolicySection, source: str, *, folder: Path) -> bool:
+    """Whether the site in `folder` lets a study use this backbone; links are followed first."""
+    path = local_weights(source)
+    if path is None:
+        return True
+    real = _expanded(path).resolve()
+    allowed = [(folder / _expanded(entry)).resolve() for entry in policy.backbone_folders]
+    return any(real.is_relative_to(place) for place in allowed)
+
+
+def _expanded(path: str) -> Path:
+    """`path` with ~ as the home folder; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def load_site(folder: Path) -> SiteConfig:

@@ -31,19 +31,21 @@ class Quantity:
         high: Largest value one site's entry may have.
         resolution: Step of the fixed-point grid it is summed on; 1 for counts.
         min_count: A released total needs at least this many examples behind it.
+        sensitivity: Most (L2) that one unit can change this array, alone; None where nothing bounds it.
     """
 
     shape: tuple[int, ...]
     kind: Literal["count", "real"] = "real"
-    low: float = -(2.0**36)
-    high: float = 2.0**36
+    low: float = -(2.0**32)
+    high: float = 2.0**32
     resolution: float = 2.0**-24
     min_count: int = 0
+    sensitivity: float | None = None
 
 
-def count(*shape: int) -> Quantity:
+def count(*shape: int, sensitivity: float | None = None) -> Quantity:
     """A quantity of whole, non-negative numbers."""
-    return Quantity(shape, "count", 0, 2.0**50, 1.0)
+    return Quantity(shape, "count", 0, 2.0**50, 1.0, sensitivity=sensitivity)
 
 
 class Statistic(Protocol[T_co]):

@@ -3,17 +3,20 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from foedus.config import Section, read_toml, validate
+from foedus.columns import TableSection
+from foedus.config import Names, Section, each_once, read_toml, validate
 from foedus.errors import ConfigError
 
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "qfedavg",
     "fedmedian", "fedtrimmedavg", "krum", "bulyan",
 ]  # fmt: skip
+SINGLE_UPDATES = frozenset({"qfedavg", "fedmedian", "fedtrimmedavg", "krum", "bulyan"})
+"""Strategies that read each site's update; the others need only the weighted mean."""
 Method = Literal["prototypical", "ridge"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -27,7 +30,7 @@ class Identity(Section):
     """Name of the study: letters, digits, dot, dash, underscore; at most 64."""
     task: Literal["classification"] = "classification"
     """What is learnt."""
-    classes: list[str] = Field(min_length=2, max_length=1000)
+    classes: Names = Field(min_length=2, max_length=1000)
     """Names of the classes, in the order of the head's outputs."""
     positive: str | None = None
     """The class the audit calls positive; the last one when not set."""
@@ -36,9 +39,6 @@ class Identity(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        repeated = sorted({c for c in self.classes if self.classes.count(c) > 1})
-        if repeated:
-            raise ValueError(f"classes are repeated: {', '.join(repeated)}; name each once")
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"positive is '{self.positive}', which is not one of the classes")
         return self
@@ -112,12 +112,30 @@ class DoorSection(Section):
 
     mode: Literal["secure+ddp", "local-dp", "secure-only", "open"] = "secure+ddp"
     """How a site's sums leave it. "open" sends them as they are and needs every site's consent."""
+    epsilon: float = Field(default=3.0, gt=0, le=50)
+    """secure+ddp, local-dp: what the whole study may give away of one unit, at each site."""
+    delta: float = Field(default=1e-5, gt=0, lt=0.01)
+    """secure+ddp, local-dp: chance that the guarantee does not hold; well below 1 / units."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """secure+ddp, local-dp: most that one unit may move a round's gradient (L2)."""
+
+    @property
+    def private(self) -> bool:
+        """Whether releases are noised and charged to each site's ledger."""
+        return self.mode in ("secure+ddp", "local-dp")
+
+    @property
+    def masked(self) -> bool:
+        """Whether the coordinator learns sums only."""
+        return self.mode in ("secure+ddp", "secure-only")
 
 
 class FewShotSection(Section):
     """[fewshot]"""
 
-    methods: list[Method] = Field(default=["prototypical", "ridge"], min_length=1)
+    methods: Annotated[list[Method], AfterValidator(each_once)] = Field(
+        default=["prototypical", "ridge"], min_length=1
+    )
     """Heads to adapt."""
     n_way: int = Field(default=5, ge=2)
     """Classes in an episode."""
@@ -125,13 +143,13 @@ class FewShotSection(Section):
     """Support examples of each class."""
     n_query: int = Field(default=15, ge=1)
     """Query examples of each class."""
-    episodes: int = Field(default=600, ge=1, le=100_000)
-    """Episodes in the evaluation."""
-    new_sites: list[str] = []
+    episodes: int = Field(default=600, ge=2, le=100_000)
+    """Episodes in the evaluation; an interval takes two."""
+    new_sites: Names = []
     """Sites that never take part in training and adapt the result; all sites when empty."""
-    novel_classes: list[str] = []
+    novel_classes: Names = []
     """Classes kept out of everything the few-shot head learns before it sees a support set."""
-    curve_shots: list[int] = [1, 2, 5, 10]
+    curve_shots: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(each_once)] = [1, 2, 5, 10]
     """Shots of the curve in the report."""
 
 
@@ -140,42 +158,6 @@ class FairnessSection(Section):
 
     policy: str
     """The auditor's policy file, relative to the study file."""
-
-
-class Column(Section):
-    """[[table.columns]]: one column every site must have."""
-
-    name: str
-    kind: Literal["number", "category"]
-    range: tuple[float, float] | None = None
-    """number: plausible values; a value outside is treated as missing and counted."""
-    categories: list[str] = []
-    """category: the values; any other becomes "unseen" and is counted."""
-    missing: list[str | float | int] = []
-    """Values that stand for "not recorded", besides empty cells."""
-
-    @field_validator("range", mode="before")
-    @classmethod
-    def _as_pair(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-            return (float(value[0]), float(value[1]))
-        return value
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.kind == "category" and not self.categories:
-            raise ValueError(f"column '{self.name}' is a category; list its categories")
-        if self.kind == "number" and self.categories:
-            raise ValueError(f"column '{self.name}' is a number; remove categories")
-        if self.range is not None and self.range[0] >= self.range[1]:
-            raise ValueError(f"column '{self.name}' has range {list(self.range)}; low must be below high")
-        return self
-
-
-class TableSection(Section):
-    """[table]: columns of a tabular study, declared here and checked at each site."""
-
-    columns: list[Column] = Field(min_length=1)
 
 
 class Study(Section):
@@ -191,10 +173,25 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._table_problems(), *self._fewshot_problems()]
+        problems = [*self._table_problems(), *self._fewshot_problems(), *self._door_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _door_problems(self) -> list[str]:
+        door, strategy = self.door, self.federation.strategy
+        problems = []
+        if door.masked and strategy in SINGLE_UPDATES:
+            problems.append(
+                f'federation.strategy "{strategy}" reads each site\'s update, which door.mode "{door.mode}" hides; '
+                'set door.mode = "local-dp" where the sites allow it, or choose a strategy that needs the mean only'
+            )
+        if door.private and self.fewshot is not None:
+            problems.append(
+                f'[fewshot] has no place in the privacy budget of door.mode "{door.mode}"; remove it, and let each '
+                "new site adapt the finished model by itself with foedus fewshot"
+            )
+        return problems
 
     def _table_problems(self) -> list[str]:
         tabular = self.backbone.source == "tabular"
@@ -223,6 +220,11 @@ class Study(Section):
     def n_classes(self) -> int:
         """Number of the head's outputs."""
         return len(self.study.classes)
+
+    @property
+    def newcomers(self) -> frozenset[str]:
+        """Sites that only adapt the result."""
+        return frozenset(self.fewshot.new_sites if self.fewshot else ())
 
     @property
     def positive_index(self) -> int:

@@ -7,6 +7,7 @@ from fewshot.episode_sums import EpisodeResult, EpisodeSums
 from fewshot.ridge import RidgeSums
 from fewshot.whitening import Whitening
 from foedus.backbones import describe
+from foedus.errors import RoundError
 from foedus.study import FewShotSection, Method
 from server.federation import Federation
 
@@ -26,6 +27,9 @@ def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, 
 
     Sites named in new_sites hold the episodes, on all their examples; without any, the
     training sites do, on their test examples.
+
+    Raises:
+        RoundError: If too few sites have the classes and examples that the episodes need.
     """
     wanted = federation.study.fewshot
     if wanted is None:
@@ -63,4 +67,12 @@ def _episodes(
     )
     newcomers = bool(federation.newcomers)
     split = "all" if newcomers else "test"
-    return federation.ask(sums, split=split, newcomers=newcomers, what=f"{n_shot}-shot episodes ({method})")
+    what = f"{wanted.n_way}-way {n_shot}-shot episodes ({method})"
+    try:
+        return federation.ask(sums, split=split, newcomers=newcomers, what=what)
+    except RoundError as error:
+        examples = "examples" if newcomers else "test examples"
+        raise RoundError(
+            f"{error} A site needs {wanted.n_way} classes with {n_shot + wanted.n_query} {examples} each for "
+            "these; a new run can ask for less in fewshot.n_way, n_shot, n_query and curve_shots."
+        ) from error

@@ -11,11 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from fairness.audit import AuditReport
 from foedus import files
-from foedus.backbones import Standardiser
-from foedus.door import check_mode
+from foedus.backbones import Standardiser, describe
 from foedus.runs import FEWSHOT_FILE, RESULTS_FILE, RunFolder
 from server.adaptation import evaluate_fewshot, learn_whitening
 from server.federation import Federation
+from server.private import begin_private
 from server.results import (
     build_results,
     evaluate,
@@ -58,13 +58,14 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
 
     Raises:
         DoorError: If the study's door mode is not available.
+        BackboneError: If the study's backbone is unknown or not on this machine.
         RoundError: If too few sites answer.
         RunError: If the run folder cannot be written.
     """
     tell = stage or _silent
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its lines say less than ours, twice a round
     study = run.study()
-    check_mode(study.door.mode)
+    describe(study.backbone, study.table)  # an unknown one is one error here, not a refusal by every site
     tell("enlist", {})
     federation = Federation.enlist(grid, study, run.run_id)
     tell("start", {"sites": sorted(federation.cohort.values()), "refused": federation.refused})
@@ -89,7 +90,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
 def _begin_or_resume(federation: Federation, run: RunFolder) -> Training:
     latest = run.latest()
     if latest is None:
-        training = begin(federation)
+        training = begin_private(federation) if federation.study.door.private else begin(federation)
         save(run, training, federation)
         return training
     training, standardiser = restore(*latest)

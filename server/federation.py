@@ -9,15 +9,18 @@ from typing import Any, TypeVar
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from foedus import __version__, records
+from foedus import __version__, noising, records
 from foedus.backbones import Standardiser
+from foedus.budget import plan, release_of
 from foedus.errors import DoorError, RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
+from foedus.secure.roster import Roster
 from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
 from server.exchange import Cohort, Gathered
+from server.masked import MaskedSums
 from server.summing import Listener, PlainSums, Sums
 
 log = logging.getLogger(__name__)
@@ -59,17 +62,24 @@ class Federation:
         """
         nodes = {node: f"node-{node}" for node in sorted(grid.get_node_ids())}
         federation = cls(grid, study, run_id, nodes, {}, {})
+        new_sites = study.newcomers
         names: dict[str, str] = {}
+        rosters: dict[str, Roster] = {}
 
         def accept(node: str, reply: Message) -> None:
-            names[node] = _agreed_name(reply, set(names.values()))
+            name = _agreed_name(reply, set(names.values()))
+            if study.door.masked and name not in new_sites:
+                rosters[name] = _agreed_roster(reply, name, rosters)
+            names[node] = name
 
         messages = federation.messages(records.QUERY_ENLIST, nodes)
         cohort = federation._cohort(nodes, quorum=0)
         gathered = cohort.gather(messages, accept, what="enlisting")
         federation.refused = gathered.rejected
+        if rosters:
+            roster = next(iter(rosters.values()))
+            federation.sums = MaskedSums(roster, lambda: federation.config({}))
         known = {node: names[label] for node, label in nodes.items() if label in names}
-        new_sites = set(study.fewshot.new_sites) if study.fewshot else set()
         federation.newcomers = {node: name for node, name in known.items() if name in new_sites}
         federation.cohort = {node: name for node, name in known.items() if name not in new_sites}
         federation._require_sites(new_sites - set(known.values()))
@@ -100,8 +110,19 @@ class Federation:
         )
         cohort = self._cohort(nodes, quorum=1 if newcomers else self.study.federation.min_sites)
         what = what or f"asking for {statistic.name}"
-        total, _ = self.sums.total(cohort, messages, statistic.declare(), what=what)
+        declared = statistic.declare()
+        if self.study.door.private:
+            total, _ = self.sums.total(
+                cohort, messages, self.noised(declared, release_of(statistic.name)), what=what
+            )
+            return statistic.read(noising.as_declared(total, declared))
+        sums = PlainSums() if newcomers else self.sums
+        total, _ = sums.total(cohort, messages, declared, what=what)
         return statistic.read(total)
+
+    def noised(self, quantities: Mapping[str, Quantity], release: str) -> dict[str, Quantity]:
+        """What arrives when `quantities` leave as that release of a private study."""
+        return noising.declared(quantities, plan(self.study).multiplier(release))
 
     def reports(self, head: LinearHead) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
         """Have every site write its own report.
@@ -110,6 +131,10 @@ class Federation:
             The figures of the sites whose policy releases them; and the metrics of the sites'
             local (and personal) heads on all test examples together.
         """
+        messages = self.messages(records.QUERY_REPORT, self.cohort, arrays=head.arrays())
+        if self.study.door.private:
+            self.gather(messages, lambda name, reply: None, what="asking for reports")
+            return [], {}
         kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
         evaluation = Evaluation([head] * len(kinds))
         released: dict[str, dict[str, Any]] = {}
@@ -119,8 +144,6 @@ class Federation:
             if records.FIGURES in words:
                 released[name] = json.loads(str(words[records.FIGURES]))
 
-        config = {records.RUN: self.run_id}
-        messages = self.messages(records.QUERY_REPORT, self.cohort, config=config, arrays=head.arrays())
         total, _ = self.total(messages, evaluation.declare(), what="asking for reports", listen=listen)
         together = evaluation.read(total)
         metrics = {kind: row[0].metrics for kind, row in zip(kinds, together, strict=True)}
@@ -170,7 +193,7 @@ class Federation:
 
     def config(self, more: dict[str, str]) -> ConfigRecord:
         """What every message carries: the study, and what this one asks."""
-        return ConfigRecord({records.STUDY: self.study.to_json(), **more})
+        return ConfigRecord({records.STUDY: self.study.to_json(), records.RUN: self.run_id, **more})
 
     def attach_standardiser(self, content: RecordDict) -> None:
         """Add the standardiser, once it is known."""
@@ -180,7 +203,7 @@ class Federation:
     def _cohort(self, nodes: dict[int, str], *, quorum: int) -> Cohort:
         return Cohort(self.grid, nodes, quorum=quorum, timeout_s=self.study.federation.round_timeout_s)
 
-    def _require_sites(self, missing_newcomers: set[str]) -> None:
+    def _require_sites(self, missing_newcomers: frozenset[str]) -> None:
         minimum = self.study.federation.min_sites
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.refused.items()))
         if len(self.cohort) < minimum:
@@ -191,6 +214,20 @@ class Federation:
         if missing_newcomers:
             names = ", ".join(sorted(missing_newcomers))
             raise RoundError(f"fewshot.new_sites names {names}, which did not answer. {reasons}")
+
+
+def _agreed_roster(reply: Message, name: str, others: Mapping[str, Roster]) -> Roster:
+    words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
+    roster = Roster.decode(str(words.get(records.ROSTER, "")))
+    if name not in roster.sites:
+        raise DoorError(f"site '{name}' is not on the roster it has pinned")
+    for other, pinned in others.items():
+        if pinned.digest != roster.digest:
+            raise DoorError(
+                f"site '{name}' has another roster ({roster.fingerprint()}) than '{other}' "
+                f"({pinned.fingerprint()}); pin the same at both"
+            )
+    return roster
 
 
 def _agreed_name(reply: Message, taken: set[str]) -> str:

@@ -10,10 +10,13 @@ from fairness.policy import load_policy
 from fairness.report import render_report
 from foedus import __version__, files
 from foedus.backbones import describe
-from foedus.evaluation import Evaluation
+from foedus.budget import statement
+from foedus.evaluation import PRIVATE_BINS, PRIVATE_MAX_NLL, Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
+from foedus.privacy_check import check_mechanism, rounds_epsilon
 from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
+from foedus.study import Study
 from server.federation import Federation
 from server.rounds import Training
 
@@ -44,6 +47,10 @@ def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
 
 def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
     """The start and the federated head on all sites' test examples together."""
+    if federation.study.door.private:
+        private = Evaluation([training.best], bins=PRIVATE_BINS, max_nll=PRIVATE_MAX_NLL)
+        [[best]] = federation.ask(private, split="test", what="the final test")
+        return {"federated": best.metrics}
     [[start], [best]] = federation.ask(
         Evaluation([training.start, training.best]), split="test", what="the final test"
     )
@@ -93,7 +100,21 @@ def build_results(
         "mean": {kind: mean_metrics(sites, kind) for kind in ("federated", "personal", "local")},
         "refused": [{"site": site, "reason": reason} for site, reason in sorted(federation.refused.items())],
         "held_out": None,
+        "privacy": {**statement(federation.study), "attack": attack(federation.study)},
         "notes": [],
+    }
+
+
+def attack(study: Study) -> dict[str, Any] | None:
+    """The one-run lower bound on what a private study's rounds give away, and whether it is within the claim."""
+    if not study.door.private:
+        return None
+    claim, bound = rounds_epsilon(study), check_mechanism(study)
+    return {
+        "claim": claim,
+        "lower_bound": max(bound.epsilon_dp, bound.epsilon_fdp),
+        "highest_possible": max(bound.ceiling_dp, bound.ceiling_fdp),
+        "within_claim": max(bound.epsilon_dp, bound.epsilon_fdp) <= claim,
     }
 
 

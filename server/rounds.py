@@ -17,17 +17,20 @@ from flwr.serverapp.exception import AggregationError, InconsistentMessageReplie
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.run import Run
 
-from foedus import records, updates
+from foedus import gradient, records, updates
+from foedus.budget import plan
 from foedus.errors import RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
+from foedus.metrics import Metrics
 from foedus.runs import RunFolder
 from foedus.statistic import Arrays
+from foedus.study import SINGLE_UPDATES
 from foedus.sums import check
 from foedus.updates import Update
 from server.exchange import Gathered
 from server.federation import Federation
-from server.strategies import SINGLE_UPDATES, make_strategy, restore_strategy, strategy_state
+from server.strategies import make_strategy, restore_strategy, strategy_state
 from server.summing import decode
 
 log = logging.getLogger(__name__)
@@ -88,8 +91,8 @@ def _patience_is_over(federation: Federation, training: Training) -> bool:
 def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> Training:
     number = training.round + 1
     head, loss, gathered = train_once(federation, strategy, training.head, number)
-    [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
-    validation_loss = candidate.metrics["log_loss"]
+    found = _validate(federation, head, number)
+    validation_loss = found["log_loss"] if found else None
     # Without any validation example the last head is the best known.
     better = validation_loss is None or validation_loss < training.best_loss
     line = {
@@ -97,10 +100,10 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
         "asked": len(gathered.asked),
         "answered": len(gathered.answered),
         "rejected": [{"site": s, "reason": r} for s, r in sorted(gathered.rejected.items())],
-        "train_loss": loss,
+        "train_loss": None if federation.study.door.private else loss,
         "validation_loss": validation_loss,
-        "validation_accuracy": candidate.metrics["accuracy"],
-        "epsilon": None,
+        "validation_accuracy": found["accuracy"] if found else None,
+        "epsilon": plan(federation.study).spent_after(number) if federation.study.door.private else None,
         "bytes_up": gathered.bytes_up,
         "bytes_down": gathered.bytes_down,
         "seconds": round(gathered.seconds, 4),
@@ -115,6 +118,14 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
         lines=[*training.lines, line],
         memory=strategy_state(strategy),
     )
+
+
+def _validate(federation: Federation, head: LinearHead, number: int) -> Metrics | None:
+    """The head on all validation examples; None in a private study, which spends nothing on it."""
+    if federation.study.door.private:
+        return None
+    [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
+    return candidate.metrics
 
 
 def train_once(
@@ -162,6 +173,8 @@ def _updates(
     federation: Federation, messages: list[Message], head: LinearHead, *, what: str
 ) -> tuple[list[Update], Gathered]:
     """What the strategy reads: the mean update alone or, for robust strategies, each site's."""
+    if federation.study.door.private:
+        return _private_updates(federation, messages, head, what=what)
     declared = updates.quantities(head, n_sites=len(federation.cohort))
     if federation.study.federation.strategy not in SINGLE_UPDATES:
         total, gathered = federation.total(messages, declared, what=what)
@@ -172,6 +185,27 @@ def _updates(
         arrays = decode(reply, records.ARRAYS)
         check(arrays, declared)
         single[name] = updates.read(head, arrays, n_total=federation.n_train)
+
+    gathered = federation.gather(messages, accept, what=what)
+    return [single[name] for name in sorted(single)], gathered
+
+
+def _private_updates(
+    federation: Federation, messages: list[Message], head: LinearHead, *, what: str
+) -> tuple[list[Update], Gathered]:
+    """One step down the noisy gradient: of all sites together or, for robust strategies, of each."""
+    door, lr = federation.study.door, federation.study.federation.lr
+    declared = federation.noised(gradient.quantities(head, clip_norm=door.clip_norm), what)
+    if federation.study.federation.strategy not in SINGLE_UPDATES:
+        total, gathered = federation.total(messages, declared, what=what)
+        return [gradient.read(head, total, lr=lr, n=federation.n_train)], gathered
+    single: dict[str, Update] = {}
+
+    def accept(name: str, reply: Message) -> None:
+        arrays = decode(reply, records.ARRAYS)
+        check(arrays, declared)
+        share = max(1.0, federation.n_train / len(federation.cohort))
+        single[name] = gradient.read(head, arrays, lr=lr, n=share)
 
     gathered = federation.gather(messages, accept, what=what)
     return [single[name] for name in sorted(single)], gathered

@@ -21,8 +21,6 @@ from foedus import records
 from foedus.statistic import Arrays
 from foedus.study import FederationSection
 
-SINGLE_UPDATES = frozenset({"qfedavg", "fedmedian", "fedtrimmedavg", "krum", "bulyan"})
-"""Strategies that read each site's update; the others need only the weighted mean."""
 _STATE_DICTS = ("m_t", "v_t")
 _STATE_LIST = "momentum_vector"
 

@@ -5,6 +5,7 @@ package imports neither torch nor timm nor transformers: a site that trains on c
 needs none of them.
 """
 
+from foedus.backbones.centre import Centre, Direction, public_standardiser
 from foedus.backbones.moments import Moments, Standardiser
 from foedus.backbones.registry import describe, list_backbones, open_backbone
 from foedus.backbones.spec import BackboneSpec, Embedder, Listed
@@ -12,6 +13,8 @@ from foedus.backbones.tabular import column_names, encode
 
 __all__ = [
     "BackboneSpec",
+    "Centre",
+    "Direction",
     "Embedder",
     "Listed",
     "Moments",
@@ -21,4 +24,5 @@ __all__ = [
     "encode",
     "list_backbones",
     "open_backbone",
+    "public_standardiser",
 ]

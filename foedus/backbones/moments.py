@@ -12,7 +12,7 @@ from foedus.errors import BackboneError, ConfigError
 from foedus.examples import Examples
 from foedus.statistic import Arrays, Quantity, Settings
 
-MEAN, SCALE = "feature-mean", "feature-scale"
+MEAN, SCALE, CENTRE = "feature-mean", "feature-scale", "feature-centre"
 COUNT = "feature-count"
 SUM, SUM_FINE = "feature-sum", "feature-sum-fine"
 SQUARES, SQUARES_FINE = "feature-squares", "feature-squares-fine"
@@ -39,14 +39,19 @@ class MomentSettings(Section):
 class Standardiser:
     """x to (x - mean) / scale, and what is missing to 0, the mean.
 
+    With a centre (private studies) each row is then brought to length one, moved by the centre
+    and brought to length one again: no example, however odd, is longer than any other.
+
     Attributes:
         mean: (d,), float64.
         scale: (d,), float64, above 0; 1 where a feature is constant or was never seen.
+        centre: (d,), float64, the mean direction, or None.
         n: Examples it was learnt from; does not travel.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+    centre: NDArray[np.float64] | None = None
     n: int = 0
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -58,11 +63,15 @@ class Standardiser:
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise BackboneError(f"features have shape {features.shape}, expected (n, {len(self.mean)}).")
         standard = (features - self.mean) / self.scale
-        return np.where(np.isnan(standard), 0.0, standard).astype(np.float32)
+        standard = np.where(np.isnan(standard), 0.0, standard)
+        if self.centre is not None:
+            standard = unit_rows(unit_rows(standard) - self.centre)
+        return standard.astype(np.float32)
 
     def arrays(self) -> Arrays:
         """As named arrays, in the order they travel."""
-        return {MEAN: self.mean, SCALE: self.scale}
+        centre = {} if self.centre is None else {CENTRE: self.centre}
+        return {MEAN: self.mean, SCALE: self.scale, **centre}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
@@ -75,11 +84,20 @@ class Standardiser:
         if lacking:
             raise ConfigError("the standardiser received", [f"{name} is missing" for name in lacking])
         mean, scale = np.asarray(arrays[MEAN], np.float64), np.asarray(arrays[SCALE], np.float64)
+        centre = np.asarray(arrays[CENTRE], np.float64) if CENTRE in arrays else None
         fits = mean.ndim == 1 and mean.shape == scale.shape
+        if centre is not None and (centre.shape != mean.shape or not np.isfinite(centre).all()):
+            raise ConfigError("the standardiser received", [f"{CENTRE} must be finite, as long as {MEAN}"])
         if not fits or not np.isfinite(mean).all() or not np.isfinite(scale).all() or (scale <= 0).any():
             problem = f"{MEAN} and {SCALE} must be finite, of one length, with {SCALE} above 0"
             raise ConfigError("the standardiser received", [problem])
-        return cls(mean, scale)
+        return cls(mean, scale, centre)
+
+
+def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every row at length one; a row of zeros stays."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0))
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,7 @@ class Moments:
         deviation = np.sqrt(np.maximum(variance, 0.0))
         constant = deviation < CONSTANT * np.maximum(1.0, np.abs(mean))
         n = int(np.max(total[COUNT], initial=0))
-        return Standardiser(mean, np.where(constant, 1.0, deviation), n)
+        return Standardiser(mean, np.where(constant, 1.0, deviation), n=n)
 
 
 def _split(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

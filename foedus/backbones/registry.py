@@ -3,8 +3,9 @@
 from foedus.backbones import bundled, tabular
 from foedus.backbones.sources import ALLOW_HUB, hub_allowed, parse_source, stay_offline
 from foedus.backbones.spec import BackboneSpec, Embedder, Listed
+from foedus.columns import TableSection
 from foedus.errors import BackboneError
-from foedus.study import BackboneSection, TableSection
+from foedus.study import BackboneSection
 
 
 def describe(section: BackboneSection, table: TableSection | None) -> BackboneSpec:

@@ -109,5 +109,12 @@ def stay_offline() -> None:
 
 
 def local(name: str) -> Path:
-    """`name` as a path; ~ is the home folder."""
-    return Path(name).expanduser()
+    """`name` as a path; ~ is the home folder.
+
+    Raises:
+        BackboneError: If it is the home folder of someone this machine does not know.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise BackboneError(f"'{name}' is in a home folder that is not here; write it out.") from None

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from foedus.backbones.sources import refuse_keys
 from foedus.backbones.spec import BackboneSpec, make_spec
+from foedus.columns import Column, TableSection
 from foedus.errors import BackboneError
-from foedus.study import BackboneSection, Column, TableSection
+from foedus.study import BackboneSection
 
 if TYPE_CHECKING:
     import pandas as pd

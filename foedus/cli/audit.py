@@ -1,9 +1,10 @@
 """foedus audit: run the fairness audit again, or show one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from foedus.cli.output import JsonOption, console, number, print_json, verdict_lines
@@ -50,24 +51,28 @@ def show(
     _show(files.read_json(find_run(runs, run).path / AUDIT_FILE), as_json=as_json)
 
 
-def _show(audit: dict[str, object], *, as_json: bool) -> None:
+def _show(audit: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(audit)
         return
     for line in verdict_lines(audit):
         console.print(line)
-    for attribute in audit["attributes"]:  # type: ignore[attr-defined]
+    for attribute in audit["attributes"]:
         _show_attribute(attribute)
 
 
-def _show_attribute(attribute: dict[str, object]) -> None:
+def _show_attribute(attribute: dict[str, Any]) -> None:
     shown = ("selection_rate", "tpr", "fpr", "accuracy", "auc")
-    table = Table("group", "n", "positives", *shown, title=str(attribute["name"]), title_justify="left")
-    for group in attribute["groups"]:  # type: ignore[attr-defined]
+    title = escape(attribute["attribute"])
+    table = Table(title=title, title_justify="left")
+    table.add_column("group", no_wrap=True)
+    for name in ("n", "positives", *shown):
+        table.add_column(name)
+    for group in attribute["groups"]:
+        name = escape(group["group"])
         if group["suppressed"]:
-            table.add_row(group["name"], "suppressed", *[""] * (len(shown) + 1))
+            table.add_row(f"{name} (suppressed)")
             continue
-        rates = {rate["metric"]: rate["value"] for rate in group["rates"]}
-        cells = (number(rates.get(metric)) for metric in shown)
-        table.add_row(group["name"], str(group["n"]), str(group["positives"]), *cells)
+        cells = (number(group["rates"][metric]["value"]) for metric in shown)
+        table.add_row(name, str(group["n"]), str(group["positives"]), *cells)
     console.print(table)

@@ -27,11 +27,13 @@ def list_all(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([asdict(entry) for entry in found])
         return
-    table = Table("source", "kind", "features", "size", "licence", "here", "note")
+    table = Table()
+    table.add_column("source", no_wrap=True)  # it is copied into a study
+    for name in ("kind", "features", "here", "note"):
+        table.add_column(name)
     for entry in found:
-        size = "–" if entry.size_bytes is None else f"{entry.size_bytes / 2**20:.0f} MiB"
         here = "[green]yes" if entry.installed else "[yellow]no"
-        table.add_row(
-            entry.name, entry.modality, str(entry.dim or "–"), size, entry.licence, here, entry.note
-        )
+        size = [] if entry.size_bytes is None else [f"{entry.size_bytes / 2**20:.0f} MiB"]
+        note = "; ".join([entry.note, *size, f"licence: {entry.licence}"])
+        table.add_row(entry.name, entry.modality, str(entry.dim or "–"), here, note)
     console.print(table)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from foedus.cli.output import JsonOption, console, number, print_json
 from foedus.cli.studies import RUNS, Runs
@@ -30,7 +31,7 @@ def evaluate(
     n_way: Annotated[int, typer.Option("--n-way", min=2)] = 5,
     n_shot: Annotated[int, typer.Option("--n-shot", min=1)] = 5,
     n_query: Annotated[int, typer.Option("--n-query", min=1)] = 15,
-    episodes: Annotated[int, typer.Option("--episodes", min=1)] = 600,
+    episodes: Annotated[int, typer.Option("--episodes", min=2)] = 600,
     classes: Classes = None,
     runs: Runs = RUNS,
     as_json: JsonOption = False,
@@ -83,7 +84,7 @@ def fit(
         print_json(found)
         return
     counts = ", ".join(f"{name} {n}" for name, n in found["examples"].items())
-    console.print(f"{method} head on {counts} written to {out}")
+    console.print(escape(f"{method} head on {counts} written to {out}"))
     console.print("It has not been audited; do not deploy it before foedus audit run has passed on it.")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -116,7 +117,8 @@ def fewshot_table(fewshot: dict[str, Any]) -> Table:
     """Accuracy of every few-shot method with its 95 % interval."""
     title = f"few-shot at {', '.join(fewshot['sites'])}: {fewshot['n_way']}-way"
     novel = fewshot["novel_classes"]
-    table = Table(title=title + (f", novel classes {' '.join(novel)}" if novel else ""), title_justify="left")
+    classes = f", novel classes {escape(' '.join(novel))}" if novel else ""
+    table = Table(title=title + classes, title_justify="left")
     for name in ("method", "shots", "episodes", "accuracy", "95 % interval", "ECE"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in fewshot["curve"]:
@@ -137,5 +139,5 @@ def verdict_lines(audit: dict[str, Any]) -> list[str]:
     colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[audit["verdict"]]
     return [
         f"Gate: [bold {colour}]{audit['verdict'].upper()}[/]",
-        *(f"  {reason}" for reason in audit["reasons"]),
+        *(f"  {escape(reason)}" for reason in audit["reasons"]),
     ]

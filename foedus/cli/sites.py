@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from foedus.cli.output import JsonOption, console, print_json
@@ -34,11 +35,10 @@ def check(
     if as_json:
         print_json(report.to_dict())
     else:
-        table = Table("", "check", "found", "how to fix", title=str(folder), title_justify="left")
+        table = Table("", "check", "found", "how to fix", title=escape(str(folder)), title_justify="left")
         for row in report.rows:
-            table.add_row(
-                f"[{COLOURS[row.status]}]{row.status}[/]", row.check, row.found, row.how_to_fix or ""
-            )
+            cells = (escape(text) for text in (row.check, row.found, row.how_to_fix))  # [data] is no markup
+            table.add_row(f"[{COLOURS[row.status]}]{row.status}[/]", *cells)
         console.print(table)
     if not report.ok:
         raise typer.Exit(1)

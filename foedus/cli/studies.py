@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from foedus.cli.output import (
@@ -97,8 +98,8 @@ def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
         return
     table = Table("run", "status", "rounds", "accuracy", "verdict", "problem")
     for row in rows:
-        cells = (str(row["rounds"]), number(row["accuracy"]), row["verdict"] or "–", row["problem"] or "")
-        table.add_row(row["run"], row["status"], *cells)
+        cells = (str(row["rounds"]), number(row["accuracy"]), row["verdict"] or "–")
+        table.add_row(row["run"], row["status"], *cells, escape(row["problem"] or ""))
     console.print(table if rows else f"no runs in {runs}; start one with foedus demo or foedus simulate")
 
 
@@ -130,7 +131,7 @@ def show_summary(found: dict[str, Any]) -> None:
     if results["models"]["federated"]["auc"] is not None and len(results["classes"]) == 2:
         console.print(models_table(results, metric="auc"))
     for site in results["refused"]:
-        console.print(f"[yellow]{site['site']} did not take part: {site['reason']}")
+        console.print(f"[yellow]{site['site']} did not take part: {escape(site['reason'])}")
     if found["fewshot"]:
         console.print(fewshot_table(found["fewshot"]))
     for line in verdict_lines(found["audit"]) if found["audit"] else []:

@@ -8,7 +8,7 @@ from foedus.data import findings
 from foedus.data.load import require_fit, survey
 from foedus.data.site_data import Quarantined
 from foedus.errors import ConfigError, DataError
-from foedus.site import SITE_FILE, SiteConfig, load_site
+from foedus.site import SITE_FILE, SiteConfig, allows_backbone, load_site
 from foedus.study import Study
 
 Status = Literal["ok", "warn", "fail"]
@@ -76,7 +76,7 @@ def check_site(folder: Path, study: Study | None = None) -> CheckReport:
     described = f"{site.data.kind} in '{site.data.path}'"
     rows = [CheckRow("site file", described)]
     data_rows, quarantined = _data(folder, site, study)
-    return CheckReport(site.site.name, [*rows, *data_rows, *_policy(site, study)], quarantined)
+    return CheckReport(site.site.name, [*rows, *data_rows, *_policy(folder, site, study)], quarantined)
 
 
 def _data(folder: Path, site: SiteConfig, study: Study | None) -> tuple[list[CheckRow], list[Quarantined]]:
@@ -90,7 +90,7 @@ def _data(folder: Path, site: SiteConfig, study: Study | None) -> tuple[list[Che
     return [CheckRow(*line) for line in lines], found.data.quarantined
 
 
-def _policy(site: SiteConfig, study: Study | None) -> list[CheckRow]:
+def _policy(folder: Path, site: SiteConfig, study: Study | None) -> list[CheckRow]:
     policy = site.policy
     named = ", ".join(policy.studies) or "any"
     metrics = "may be sent" if policy.release_site_metrics else "stay here"
@@ -99,10 +99,19 @@ def _policy(site: SiteConfig, study: Study | None) -> list[CheckRow]:
             "policy", f"doors: {', '.join(policy.doors) or 'none'}; studies: {named}; own figures {metrics}"
         )
     ]
-    if study is not None and study.door.mode not in policy.doors:
+    if study is None:
+        return rows
+    if study.door.mode not in policy.doors:
         fix = f'add "{study.door.mode}" to [policy] doors if you agree, or ask for another door'
         rows.append(CheckRow("policy: door", f"the study asks for {study.door.mode}", "fail", fix))
-    if study is not None and policy.studies and study.study.name not in policy.studies:
+    if policy.studies and study.study.name not in policy.studies:
         fix = f'add "{study.study.name}" to [policy] studies if you agree'
         rows.append(CheckRow("policy: study", f"'{study.study.name}' is not allowed here", "fail", fix))
+    if not allows_backbone(policy, study.backbone.source, folder=folder):
+        fix = "add the folder of these weights to [policy] backbone_folders if you agree"
+        rows.append(CheckRow("policy: backbone", f"the study loads {study.backbone.source}", "fail", fix))
+    if study.fairness is not None and not site.groups:
+        fix = "add a [groups.NAME] for each attribute of the auditor's policy, if the site has it"
+        found = "none, but the study is audited: everyone here counts as unknown"
+        rows.append(CheckRow("groups", found, "warn", fix))
     return rows

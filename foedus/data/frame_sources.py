@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from foedus.columns import Column, TableSection
 from foedus.data.cells import canonical
 from foedus.data.frames import Frame
 from foedus.data.sources import Notes, Source, content_digest, labelled_frame
@@ -13,7 +14,6 @@ from foedus.data.tables import build_table
 from foedus.errors import DataError
 from foedus.files import sha256_file
 from foedus.site import SiteConfig
-from foedus.study import Column, TableSection
 
 if TYPE_CHECKING:
     from foedus.data.site_data import Inputs

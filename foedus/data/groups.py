@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from foedus.columns import Column, TableSection
 from foedus.data.cells import Cell, by_canonical, canonical
 from foedus.data.tables import read_numbers
 from foedus.examples import UNKNOWN
 from foedus.site import GroupSection
-from foedus.study import Column, TableSection
 
 
 def read_groups(

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from foedus.columns import TableSection
 from foedus.data.cells import by_canonical, canonical, quoted
 from foedus.data.groups import read_groups
 from foedus.data.reading import read_source
 from foedus.data.site_data import Quarantined, SiteData
 from foedus.data.sources import Source
-from foedus.data.split import declared_split, split_by_unit, units_on_two_sides
+from foedus.data.split import declared_split, split_by_unit, split_independently, units_on_two_sides
 from foedus.errors import DataError
 from foedus.site import SiteConfig
-from foedus.study import Study, TableSection
+from foedus.study import Study
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,11 @@ def load_site_data(folder: Path, site: SiteConfig, study: Study) -> SiteData:
         DataError: If the data do not fit the study, no record can be used or trained on, or a unit is
             on two sides of the site's own split. The text is for the site's own log.
     """
-    require_fit(site, study)
-    found = survey(folder, site, study.study.classes, study.table)
+    try:
+        require_fit(site, study)
+        found = survey(folder, site, study.study.classes, study.table, independent=study.door.private)
+    except DataError as error:
+        raise DataError(f"site '{site.site.name}': {error}") from error
     if problem := refusal(found, site):
         raise DataError(problem)
     set_aside = Counter(record.kind for record in found.data.quarantined)
@@ -97,9 +101,9 @@ def refusal(found: Survey, site: SiteConfig) -> str | None:
         )
     if found.torn:
         return (
-            f"{len(found.torn)} unit(s) are in more than one split of column '{site.split.column}', so the "
-            "test would be on people the model has seen; put each unit in one split, or remove "
-            "[split] column and let Foedus draw it by unit."
+            f"site '{site.site.name}': {len(found.torn)} unit(s) are in more than one split of column "
+            f"'{site.split.column}', so the test would be on people the model has seen; put each unit in one "
+            "split, or remove [split] column and let Foedus draw it by unit."
         )
     if len(data.rows("train")) == 0:
         return (
@@ -109,7 +113,14 @@ def refusal(found: Survey, site: SiteConfig) -> str | None:
     return None
 
 
-def survey(folder: Path, site: SiteConfig, classes: list[str] | None, table: TableSection | None) -> Survey:
+def survey(
+    folder: Path,
+    site: SiteConfig,
+    classes: list[str] | None,
+    table: TableSection | None,
+    *,
+    independent: bool = False,
+) -> Survey:
     """Everything there is to know about a site's data.
 
     Args:
@@ -117,6 +128,7 @@ def survey(folder: Path, site: SiteConfig, classes: list[str] | None, table: Tab
         site: Its contents.
         classes: The study's classes; None takes those in the data, sorted.
         table: The study's columns; None reads every column as it is.
+        independent: Draw each unit's split without regard to the others (private studies).
 
     Raises:
         DataError: If the data as a whole cannot be read.
@@ -133,7 +145,7 @@ def survey(folder: Path, site: SiteConfig, classes: list[str] | None, table: Tab
     spelled = by_canonical(classes)
     labels = np.array([ids[spelled[canonical(named[row]) or ""]] for row in rows], dtype=np.int64)
     units = _units(source, site, rows)
-    split = _split(source, site, labels, units, rows)
+    split = _split(source, site, labels, units, rows, independent=independent)
     groups, lost = {}, {}
     for name, group in site.groups.items():
         cells = source.frame.columns[group.column]
@@ -194,7 +206,13 @@ def _units(source: Source, site: SiteConfig, rows: list[int]) -> NDArray[np.str_
 
 
 def _split(
-    source: Source, site: SiteConfig, labels: NDArray[np.int64], units: NDArray[np.str_], rows: list[int]
+    source: Source,
+    site: SiteConfig,
+    labels: NDArray[np.int64],
+    units: NDArray[np.str_],
+    rows: list[int],
+    *,
+    independent: bool,
 ) -> NDArray[np.str_]:
     if source.splits is not None:
         return np.array([source.splits[row] for row in rows], dtype=np.str_)
@@ -202,6 +220,8 @@ def _split(
         cells = source.frame.columns[site.split.column]
         return np.array([declared_split(cells[row]) for row in rows], dtype=np.str_)
     shares = site.split
+    if independent:
+        return split_independently(units, validation=shares.validation, test=shares.test, seed=shares.seed)
     return split_by_unit(labels, units, validation=shares.validation, test=shares.test, seed=shares.seed)
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from foedus.columns import TableSection
 from foedus.data import frame_sources, image_sources
 from foedus.data.frames import column_hint
 from foedus.data.sources import Source
 from foedus.errors import DataError
 from foedus.site import SiteConfig
-from foedus.study import TableSection
 
 
 def read_source(folder: Path, site: SiteConfig, table: TableSection | None) -> Source:

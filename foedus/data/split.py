@@ -42,6 +42,27 @@ def split_by_unit(
     return np.array([sides[unit] for unit in units.tolist()], dtype=np.str_)
 
 
+def split_independently(
+    units: NDArray[np.str_], *, validation: float, test: float, seed: int
+) -> NDArray[np.str_]:
+    """Split of each record by its own unit alone, for private studies.
+
+    A unit's side depends on sha256("seed:unit") and on no other unit, so that one unit more or
+    less moves nobody else to another side. The shares hold on average only.
+
+    Args:
+        units: (n,), the patient or customer of each record.
+        validation: Chance of a unit, in [0, 1).
+        test: Chance of a unit, in [0, 1); validation + test < 1.
+        seed: Draws the sides.
+
+    Returns:
+        (n,), "train", "validation" or "test".
+    """
+    drawn = np.array([int(_draw(seed, unit)[:13], 16) / 16**13 for unit in units.tolist()])
+    return np.select([drawn < test, drawn < test + validation], ["test", "validation"], "train")
+
+
 def _draw(seed: int, unit: str) -> str:
     return hashlib.sha256(f"{seed}:{unit}".encode("utf-8", "surrogateescape")).hexdigest()
 

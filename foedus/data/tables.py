@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from foedus.columns import Column, TableSection
 from foedus.data.cells import Cell, by_canonical, canonical, cell_text, number
 from foedus.data.frames import Frame
-from foedus.study import Column, TableSection
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from fairness.counts import GroupTable
@@ -16,7 +18,7 @@ from fairness.infer import (
     smallest_ratio,
     wilson,
 )
-from fairness.metrics import auc
+from fairness.metrics import PROPORTIONS, auc
 
 
 def both(table: GroupTable, metric: str) -> tuple[list[float], list[float]]:
@@ -75,6 +77,32 @@ def test_a_rate_of_zero_has_a_ratio_of_zero_with_an_upper_limit() -> None:
     found = smallest_ratio(wilson(np.array([0, 20]), np.array([40, 40]), z=1.96))
     assert (found.value, found.low) == (0.0, 0.0)
     assert 0 < found.high < 0.5
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 12), min_size=4, max_size=4), min_size=1, max_size=4),
+    st.sampled_from([*PROPORTIONS, "auc"]),
+)
+@settings(deadline=None)
+def test_no_count_however_small_makes_numpy_divide_by_zero_or_take_its_logarithm(
+    counts: list[list[int]], metric: str
+) -> None:
+    """Each group has tn, fp, fn, tp; the scores are the decisions."""
+    confusion = np.array(counts, np.int64).reshape(-1, 2, 2)
+    names = tuple(f"g{i}" for i in range(len(confusion)))
+    table = GroupTable("sex", names, confusion, confusion, np.ones(len(confusion), np.int64))
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        found = limits(metric, table, 1, z=1.96)
+        gap, share = largest_difference(found), smallest_ratio(found)
+    assert not gap.high > 1
+    assert not share.low > share.value
+
+
+def test_a_ratio_beside_a_rate_of_zero_is_that_of_the_pair_alone() -> None:
+    """Three groups, one of them at 0: the pair of the others must not take its logarithm."""
+    found = wilson(np.array([0, 20, 30]), np.array([40, 40, 40]), z=1.96)
+    with np.errstate(all="raise"):
+        assert smallest_ratio(found).value == 0.0
 
 
 def test_fewer_than_two_defined_groups_are_not_compared() -> None:

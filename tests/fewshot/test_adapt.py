@@ -9,7 +9,7 @@ import pytest
 from fewshot.adapt import AdaptedHead, adapt
 from fewshot.heads import PrototypeClassifier, RidgeHead
 from fewshot.whitening import Whitening
-from foedus.errors import FewShotError
+from foedus.errors import FewShotError, RunError
 from foedus.examples import Examples
 
 NAMES = ["ape", "bee", "cat", "dog"]
@@ -70,7 +70,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="No space left"):
         adapt(make(3), "ridge", classes=NAMES).save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -41,6 +41,30 @@ def test_all_problems_are_reported_together_with_the_nearest_key() -> None:
             r"federation.rounds: input should be greater than or equal to 1 \(found 0\)",
         ),
         ("[federation]\nstrategy = 'fedavgg'", "federation.strategy: input should be 'fedavg'"),
+        ("[fewshot]\nn_way = 2\nmethods = ['ridge', 'ridge']", "fewshot.methods: repeated: ridge; name each"),
+        ("[fewshot]\nn_way = 2\nnovel_classes = ['a', 'a']", "fewshot.novel_classes: repeated: a; name each"),
+        ("[fewshot]\nn_way = 2\nnew_sites = ['n', 'n']", "fewshot.new_sites: repeated: n; name each once"),
+        (
+            "[fewshot]\nn_way = 2\nnew_sites = ['']",
+            "fewshot.new_sites: a name is blank; write it or remove it",
+        ),
+        ("[fewshot]\nn_way = 2\ncurve_shots = [1, 1]", "fewshot.curve_shots: repeated: 1; name each once"),
+        (
+            "[fewshot]\nn_way = 2\ncurve_shots = [0]",
+            r"fewshot.curve_shots.0: .* than or equal to 1 \(found 0\)",
+        ),
+        (
+            "[fewshot]\nn_way = 2\nepisodes = 1",
+            r"fewshot.episodes: .* greater than or equal to 2 \(found 1\)",
+        ),
+        (
+            "[[table.columns]]\nname = 'a'\nkind = 'number'\n" * 2,
+            "table.columns: repeated: a; name each once",
+        ),
+        (
+            "[[table.columns]]\nname = 's'\nkind = 'category'\ncategories = ['f', 'm', 'f']",
+            "table.columns.0.categories: repeated: f; name each once",
+        ),
         ("[federation]\nlr = -1", "federation.lr: input should be greater than 0"),
         ("[fewshot]\nn_way = 5", "fewshot.n_way is 5 but there are 2 classes to draw from; lower n_way"),
         (
@@ -62,7 +86,7 @@ def test_a_bad_value_is_named_by_its_key(more: str, problem: str) -> None:
 
 
 def test_repeated_classes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="classes are repeated: a; name each once"):
+    with pytest.raises(ConfigError, match=r"study\.classes: repeated: a; name each once"):
         parse_study('[study]\nname = "x"\nclasses = ["a", "a"]')
 
 

@@ -1,10 +1,15 @@
 """Real sites on disk, small enough to run a whole study in a second."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from foedus.runs import RunFolder
 
 STUDY = """
 [study]
@@ -80,3 +85,33 @@ def toy(tmp_path: Path) -> Path:
     for seed, name in enumerate(["east", "north", "south", "west"]):
         write_site(tmp_path / "sites", name, seed=seed)
     return tmp_path
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from foedus import simulation
+from foedus.runs import RunFolder
+keep = RunFolder.checkpoint
+def checkpoint(self, number, *args, **kwargs):
+    keep(self, number, *args, **kwargs)
+    if number == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunFolder.checkpoint = checkpoint
+toy = Path({toy!r})
+simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / "killed", engine={engine!r})
+"""
+
+
+@pytest.fixture
+def killed(toy: Path) -> Callable[[int, str], RunFolder]:
+    """Runs the toy study in a process that gets SIGKILL after round `after`; what it left on disk."""
+
+    def run(after: int, engine: str) -> RunFolder:
+        script = KILLED.format(after=after, toy=str(toy), engine=engine)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        assert done.returncode == -9
+        [path] = (toy / "killed").iterdir()
+        return RunFolder.open(path)
+
+    return run

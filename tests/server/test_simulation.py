@@ -1,8 +1,7 @@
 """A whole study on real folders: the same bytes twice, and after SIGKILL; bad sites are named and left out."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,31 +31,15 @@ def test_the_same_study_twice_gives_the_same_bytes(toy: Path) -> None:
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("killed_after", [0, 1, 3])
-def test_a_run_killed_after_any_round_resumes_to_the_same_bytes(toy: Path, killed_after: int) -> None:
-    whole = _run(toy, "whole")
-    script = f"""
-import os, signal
-from pathlib import Path
-from foedus import simulation
-from foedus.runs import RunFolder
-keep = RunFolder.checkpoint
-def checkpoint(self, number, *args, **kwargs):
-    keep(self, number, *args, **kwargs)
-    if number == {killed_after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-RunFolder.checkpoint = checkpoint
-toy = Path({str(toy)!r})
-simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / "killed")
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert done.returncode == -9
-    [path] = (toy / "killed").iterdir()
-    run = RunFolder.open(path)
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_run_killed_after_any_round_resumes_to_the_same_bytes(
+    toy: Path, killed: Callable[[int, str], RunFolder], after: int
+) -> None:
+    whole, run = _run(toy, "whole"), killed(after, "local")
     simulation.resume(run)
     assert len(run.rounds()) == 4
     for name in SAME:
-        assert (path / name).read_bytes() == (whole.path / name).read_bytes(), name
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
     with pytest.raises(RunError, match="is finished; there is nothing to resume"):
         simulation.resume(run)
 

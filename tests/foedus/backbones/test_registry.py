@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from foedus.backbones import bundled, describe, list_backbones, open_backbone
+from foedus.columns import Column, TableSection
 from foedus.errors import BackboneError
-from foedus.study import BackboneSection, Column, TableSection
+from foedus.study import BackboneSection
 
 TABLE = TableSection(columns=[Column(name="age", kind="number")])
 
@@ -60,6 +61,10 @@ def test_digest_follows_what_decides_the_features_and_nothing_else() -> None:
         ("resnet50", r"is not known; valid here: bundled:NAME, timm:NAME"),
         ("file:/models/vit.safetensors", r"does not name the network; write file:WEIGHTS#ARCHITECTURE"),
         ("timm:", "is not known"),
+        (
+            "file:~nobody-here/vit.safetensors#vit_tiny_patch16_224",
+            "is in a home folder that is not here; write",
+        ),
     ],
 )
 def test_unknown_source_is_refused_with_the_nearest(source: str, message: str) -> None:

@@ -48,6 +48,9 @@ def test_backbones_are_listed(tmp_path: Path) -> None:
     assert {"bundled:efficientnet-lite0", "bundled:minilm-l6"} <= {
         entry["name"] for entry in json.loads(done.stdout)
     }
+    shown = foedus("backbones", "list", cwd=tmp_path).stdout  # not a terminal: 80 columns
+    for entry in json.loads(done.stdout):
+        assert f"│ {entry['name']} " in shown
 
 
 @pytest.mark.slow
@@ -68,6 +71,17 @@ def test_heart_from_demo_to_audit(tmp_path: Path) -> None:
     assert listed["status"] == "finished"
     checked = foedus("site", "check", "demo-data/heart/sites/cleveland", "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout
+
+
+def test_few_shot_commands_run_as_the_readme_writes_them(tmp_path: Path) -> None:
+    """All that is missing is the run that RUN stands for."""
+    written = re.findall(r"`foedus (fewshot [^`]+)`", (ROOT / "README.md").read_text())
+    assert len(written) == 2
+    for command in written:
+        done = foedus(*command.split(), cwd=tmp_path)
+        assert (done.returncode, done.stderr.split(" in ")[0]) == (2, "RunError: there is no run 'RUN'"), (
+            command
+        )
 
 
 def test_every_command_the_readme_names_exists(tmp_path: Path) -> None:

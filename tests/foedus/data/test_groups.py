@@ -2,9 +2,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foedus.columns import Column, TableSection
 from foedus.data.groups import read_groups
 from foedus.site import GroupSection
-from foedus.study import Column, TableSection
 
 AGE = GroupSection(column="age", edges=[40.0, 65.0], bands=["young", "middle", "old"])
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from foedus.columns import Column, TableSection
 from foedus.data.frames import Frame
 from foedus.data.tables import build_table, read_categories, read_numbers
-from foedus.study import Column, TableSection
 
 
 def test_number_counts_each_problem_on_its_own() -> None:

@@ -1,0 +1,112 @@
+"""foedus fewshot, on a run and sites of its own: what works, and bad input at each option."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot.adapt import AdaptedHead
+
+Toy = Any
+"""The class in tests/foedus/conftest.py, which no test can import."""
+FEWSHOT = "[fewshot]\nn_way = 2\nn_shot = 1\nn_query = 2\nepisodes = 20\ncurve_shots = [1]\n[door]"
+
+
+@pytest.fixture
+def run(toy: Toy) -> str:
+    """Id of a finished run with a few-shot stage."""
+    toy.change("[door]", FEWSHOT)
+    assert toy.simulate().code == 0
+    [path] = toy.finished()
+    return str(path.name)
+
+
+def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
+    asked = ("--site", "sites/west", "--n-way", "2", "--n-shot", "1", "--json")
+    done = toy.foedus("fewshot", "evaluate", run, *asked)
+    assert done.code == 0
+    assert json.loads(done.out)["accuracy"] > 0.6
+    done = toy.foedus("fewshot", "fit", run, "--site", "sites/west", "--out", "heads/west.safetensors")
+    assert done.code == 0
+    assert AdaptedHead.load(Path("heads/west.safetensors")).classes == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "code", "sentence"),
+    [
+        (
+            "evaluate",
+            "--n-way 5",
+            2,
+            "n_way is 5 but the data have 2 classes with at least 20 examples; lower n_way",
+        ),
+        (
+            "evaluate",
+            "--n-way 2 --n-shot 99",
+            2,
+            "0 classes with at least 114 examples; lower n_way or add examples",
+        ),
+        ("evaluate", "--episodes 1", 2, "1 is not in the range x>=2"),
+        (
+            "evaluate",
+            "--classes yes,yes",
+            2,
+            "--classes has 1 problem:\n  - classes: repeated: yes; name each once",
+        ),
+        ("evaluate", "--classes yes,,no", 2, "classes: a name is blank; write it or remove it"),
+        ("evaluate", "--classes yes", 2, "classes: list should have at least 2 items"),
+        ("evaluate", "--method maml", 2, "'maml' is not one of 'prototypical', 'ridge'"),
+        (
+            "evaluate",
+            "--site sites/south",
+            2,
+            "sites/south/site.toml has 1 problem:\n  - the file does not exist",
+        ),
+        (
+            "fit",
+            "--classes yes,no,perhaps",
+            2,
+            "site 'west' has no example of perhaps; add some, correct the name",
+        ),
+        (
+            "fit",
+            "--classes yes,perhaps",
+            2,
+            "the support set has 1 class, expected at least 2; add labelled examples",
+        ),
+        ("fit", "--out study.toml/head", 2, "could not be written (File exists)"),
+        ("fit", "--out sites", 2, "could not be written (Is a directory)"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(
+    toy: Toy, run: str, command: str, options: str, code: int, sentence: str
+) -> None:
+    before = sorted(toy.folder.rglob("*"))
+    given = ["--site", "sites/west"] + (["--out", "head.safetensors"] if command == "fit" else [])
+    done = toy.foedus("fewshot", command, run, *given, *options.split())
+    assert done.code == code
+    assert " ".join(sentence.split()) in " ".join(done.err.replace("│", " ").split())
+    assert sorted(toy.folder.rglob("*")) == before
+
+
+def test_a_run_without_a_few_shot_stage_is_refused(toy: Toy) -> None:
+    assert toy.simulate().code == 0
+    [path] = toy.finished()
+    done = toy.foedus("fewshot", "evaluate", path.name, "--site", "sites/west")
+    assert done.code == 2
+    assert "has no few-shot stage; add [fewshot] to its study and run it again" in done.err
+
+
+def test_too_few_examples_of_the_novel_classes_end_the_run_with_what_they_take(toy: Toy) -> None:
+    toy.change("[door]", FEWSHOT.replace("n_query = 2", "n_query = 40"))
+    done = toy.simulate()
+    assert done.code == 1
+    assert "RoundError: 2-way 1-shot episodes (prototypical): 0 of 3 sites answered" in done.err
+    assert "west: the site has too few classes or examples for the episodes asked for" in done.err
+    assert (
+        "A site needs 2 classes with 41 test examples each for these; a new run can ask for less" in done.err
+    )
+    assert not toy.finished()
+    listed = toy.foedus("list", "--json")
+    assert json.loads(listed.out)[0]["status"] == "failed"

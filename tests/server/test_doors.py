@@ -1,0 +1,217 @@
+"""The four ways out of a site, on a whole study: masks change no byte, noise is charged, nothing else leaves."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from clients.app import app as client_app
+from foedus import records, simulation
+from foedus.door import KEPT_FOLDER, LEDGER_FOLDER
+from foedus.errors import ConfigError, DoorError, RoundError
+from foedus.privacy.status import status
+from foedus.runs import RunFolder
+from foedus.site import find_sites
+from foedus.study import load_study
+from server.app import conduct
+from server.federation import Federation
+from server.local_grid import LocalGrid
+
+SAME = ("model/head.safetensors", "audit.json", "results.json")
+
+
+def _use(toy: Path, mode: str, *, study: str = "", policy: str = "") -> None:
+    """Make the toy study and every site's policy use `mode`."""
+    path = toy / "study.toml"
+    text = re.sub(r'mode = ".*"', f'mode = "{mode}"', path.read_text())
+    if mode in ("secure+ddp", "local-dp"):
+        text = text.replace('kind = "number"', 'kind = "number"\nrange = [-4.0, 4.0]')
+        text = re.sub(r"\[fairness\]\n.*\n", "", text)
+    path.write_text(text + study)
+    for site in find_sites(toy / "sites"):
+        file = site / "site.toml"
+        file.write_text(re.sub(r"doors = \[.*\]", f'doors = ["{mode}"]\n{policy}', file.read_text()))
+
+
+def _run(toy: Path, name: str) -> RunFolder:
+    run, _ = simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / name, reference=False)
+    return run
+
+
+def _spent(toy: Path) -> list[float]:
+    return [status(site / LEDGER_FOLDER)[0].epsilon for site in find_sites(toy / "sites")]
+
+
+def test_masks_change_no_byte_of_the_result(toy: Path) -> None:
+    plain = _run(toy, "plain")
+    _use(toy, "secure-only")
+    masked = _run(toy, "masked")
+    for name in SAME[:2]:
+        assert (masked.path / name).read_bytes() == (plain.path / name).read_bytes(), name
+    one, other = (json.loads((run.path / "results.json").read_text()) for run in (plain, masked))
+    assert other.pop("privacy")["mode"] == "secure-only"
+    assert one.pop("privacy")["mode"] == "open"
+    assert one == other
+
+
+@pytest.mark.parametrize("mode", ["secure+ddp", "local-dp"])
+def test_a_private_study_spends_its_epsilon_at_every_site_and_no_more(toy: Path, mode: str) -> None:
+    _use(toy, mode)
+    run = _run(toy, "private")
+    assert _spent(toy) == pytest.approx([3.0] * 4, abs=1e-3)
+    privacy = json.loads((run.path / "results.json").read_text())["privacy"]
+    assert privacy["epsilon"] == pytest.approx(3.0, abs=1e-3)
+    assert privacy["epsilon_prv"] == pytest.approx(3.0, rel=0.02)
+    assert privacy["attack"]["within_claim"]
+    spent = [line["epsilon"] for line in run.rounds()]
+    assert spent == sorted(spent)
+    assert spent[-1] < 3.0
+    assert all(line["train_loss"] is None and line["validation_loss"] is None for line in run.rounds())
+
+
+def test_the_ledger_refuses_a_study_that_would_exceed_the_sites_cap(toy: Path) -> None:
+    _use(toy, "local-dp", policy="epsilon_cap = 4.0")
+    _run(toy, "first")
+    before = _spent(toy)
+    with pytest.raises(RoundError, match="may give away epsilon 4"):
+        _run(toy, "second")
+    after = _spent(toy)
+    assert all(b <= a <= 4.0 for b, a in zip(before, after, strict=True))
+
+
+def test_a_private_run_that_is_resumed_pays_for_nothing_twice(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use(toy, "secure+ddp")
+    keep = RunFolder.checkpoint
+
+    def checkpoint(self: RunFolder, number: int, *args: object, **kwargs: object) -> None:
+        if number == 3:  # the third round was released, but is not durable yet
+            raise KeyboardInterrupt
+        keep(self, number, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "checkpoint", checkpoint)
+        with pytest.raises(KeyboardInterrupt):
+            _run(toy, "runs")
+    [path] = (toy / "runs").iterdir()
+    simulation.resume(RunFolder.open(path))
+    assert _spent(toy) == pytest.approx([3.0] * 4, abs=1e-3)
+
+
+def test_a_release_is_made_once_and_for_one_request(toy: Path) -> None:
+    _use(toy, "local-dp")
+    run = _run(toy, "runs")
+    study = load_study(toy / "study.toml")
+    site = find_sites(toy / "sites")[0]
+    assert len(list((site / KEPT_FOLDER / run.run_id).iterdir())) == 7  # centre, start, 4 rounds, test
+    federation = Federation.enlist(LocalGrid(client_app, find_sites(toy / "sites")), study, run.run_id)
+    before = _spent(toy)
+    from foedus.backbones import Centre
+
+    with pytest.raises(RoundError, match="'centre' of this run was released for another request"):
+        federation.ask(Centre(dim=4), split="test")
+    assert _spent(toy) == before
+
+
+def _ask(site: Path, study: str, **config: str) -> Message:
+    grid = LocalGrid(client_app, [site])
+    words = {records.STUDY: study, records.RUN: "r", **config}
+    content = RecordDict({records.CONFIG: ConfigRecord(dict(words))})
+    message = Message(content, dst_node_id=1000, message_type=records.QUERY_STATISTIC)
+    [reply] = grid.send_and_receive([message])
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("mode", "statistic", "settings", "reason"),
+    [
+        ("secure-only", "moments", {"dim": 4}, "the request is not part of a secure sum"),
+        ("secure+ddp", "centre", {"dim": 4}, "holds no|cannot be opened"),
+        ("local-dp", "moments", {"dim": 4}, "'moments' has no place in a private study"),
+        (
+            "local-dp",
+            "ridge",
+            {"n_classes": 2, "dim": 4, "classes": [], "min_count": 0},
+            "'ridge' has no place",
+        ),
+    ],
+)
+def test_what_the_mode_does_not_allow_stays_at_the_site(
+    toy: Path, mode: str, statistic: str, settings: dict[str, object], reason: str
+) -> None:
+    _use(toy, mode)
+    study = load_study(toy / "study.toml").to_json()
+    site = find_sites(toy / "sites")[0]
+    config = {records.STATISTIC: statistic, records.SETTINGS: json.dumps(settings), records.SPLIT: "train"}
+    reply = _ask(site, study, **config)
+    assert reply.has_error()
+    assert re.search(reason, reply.error.reason or "")
+    assert str(site) not in (reply.error.reason or "")
+
+
+@pytest.fixture
+def lossy(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of legs at which site 'south' is lost."""
+    lost: set[str] = set()
+    answer = LocalGrid._answer
+
+    def flaky(self: LocalGrid, message: Message) -> Message:
+        folder = Path(str(self._contexts[message.metadata.dst_node_id].node_config["site-folder"]))
+        leg = str(message.content.config_records.get(records.SECURE, ConfigRecord()).get(records.LEG, ""))
+        if folder.name == "south" and leg in lost:  # the site cannot make sense of it, so it does not answer
+            message.content[records.CONFIG] = ConfigRecord({records.STUDY: "{}"})
+        return answer(self, message)
+
+    monkeypatch.setattr(LocalGrid, "_answer", flaky)
+    return lost
+
+
+@pytest.mark.parametrize("leg", ["keys", "shares", "mask", "consent", "unmask"])
+def test_a_site_lost_in_any_leg_costs_its_contribution_at_most(toy: Path, lossy: set[str], leg: str) -> None:
+    _use(toy, "secure-only")
+    simulation.enrol(find_sites(toy / "sites"), load_study(toy / "study.toml"))
+    policy = (toy / "policy.toml").read_text()
+    run = RunFolder.create(
+        toy / "runs", toy / "study.toml", policy=policy, engine="local", sites=str(toy / "sites")
+    )
+    lossy.add(leg)
+    outcome = conduct(LocalGrid(client_app, find_sites(toy / "sites")), run)
+    answered = {line["answered"] for line in run.rounds()}
+    assert answered == ({3} if leg in ("keys", "shares", "mask") else {4})
+    assert outcome.results["models"]["federated"]["accuracy"] > 0.7
+
+
+def test_too_few_sites_under_masks_is_one_clear_sentence(toy: Path) -> None:
+    _use(toy, "secure-only")
+    for name in ("west", "south"):
+        (toy / "sites" / name / "site.toml").unlink()
+    with pytest.raises(DoorError, match="3"):
+        _run(toy, "runs")
+
+
+@pytest.mark.parametrize("mode", ["secure+ddp", "secure-only"])
+def test_robust_strategies_are_refused_under_masks_and_told_why(toy: Path, mode: str) -> None:
+    _use(toy, mode)
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace("[federation]", '[federation]\nstrategy = "krum"'))
+    with pytest.raises(ConfigError, match=re.escape('"krum" reads each site\'s update, which door.mode')):
+        load_study(path)
+
+
+def test_robust_strategies_run_under_local_dp(toy: Path) -> None:
+    _use(toy, "local-dp")
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace("[federation]", '[federation]\nstrategy = "fedmedian"'))
+    assert np.isfinite(_run(toy, "runs").rounds()[-1]["epsilon"])
+
+
+def test_a_private_table_needs_declared_ranges(toy: Path) -> None:
+    _use(toy, "local-dp")
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace("range = [-4.0, 4.0]", "", 1))
+    with pytest.raises(ConfigError, match="column 'a' has no range; a private study scales numbers"):
+        _run(toy, "runs")

@@ -29,6 +29,7 @@ MODEL_NAMES = {
     "start": "Start (before gradient rounds)",
     "personal": "Personal",
     "local": "Local (each site alone)",
+    "local_everywhere": "Local, on all sites' test data",
 }
 SITE_MODELS = ("local", "personal", "federated", "pooled")
 VERDICTS = {
@@ -38,7 +39,14 @@ VERDICTS = {
 }
 DEFAULT_METRICS = ("tpr", "fpr", "selection_rate", "auc")
 DASH = "–"
-EMPTY: dict[str, Any] = {"models": {}, "sites": [], "mean": {}, "held_out": [], "notes": []}
+EMPTY: dict[str, Any] = {
+    "models": {},
+    "sites": [],
+    "mean": {},
+    "held_out": [],
+    "notes": [],
+    "privacy": None,
+}
 
 
 def render_report(

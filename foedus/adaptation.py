@@ -11,10 +11,9 @@ from foedus import files
 from foedus.backbones import Standardiser
 from foedus.config import validate
 from foedus.errors import FewShotError, RunError
-from foedus.runs import RunFolder
+from foedus.runs import HEAD_FILE, RunFolder
 from foedus.study import Identity, Method, Study
 
-HEAD_FILE = "model/head.safetensors"
 WHITENING_FILE = "model/whitening.safetensors"
 
 

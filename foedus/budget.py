@@ -17,7 +17,7 @@ from foedus.privacy.accountant import Gaussian, calibrate, cross_check, epsilon
 from foedus.study import Study
 
 CENTRE, START, TEST, AUDIT = "centre", "start", "test", "audit"
-CENTRE_SHARE, TEST_SHARE, AUDIT_SHARE = 0.05, 0.05, 0.2
+CENTRE_SHARE, TEST_SHARE, AUDIT_SHARE = 0.05, 0.1, 0.2
 START_SHARE = 0.4
 """Of what is left for training; the rounds have the rest in equal parts."""
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.special import log_softmax
 
 from foedus import metrics
@@ -20,8 +19,6 @@ BINS = 4096
 LOGIT_LIMIT = 20.0
 MAX_NLL = 50.0
 """One example's negative log-likelihood is cut here, so that its range can be declared."""
-PRIVATE_BINS, PRIVATE_MAX_NLL = 32, 4.0
-"""Of a private study, where noise falls on every bin and the cut is what one unit can change."""
 
 
 class _Settings(Section):
@@ -29,8 +26,7 @@ class _Settings(Section):
     n_classes: int
     dim: int
     temperatures: list[float]
-    bins: int = Field(ge=2, le=65_536)
-    max_nll: float = Field(gt=0, le=1000)
+    counts_only: bool
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,12 @@ class Evaluation:
     Attributes:
         heads: Heads with the same shape.
         temperatures: Factors on the scores; the log-loss is reported for each.
-        bins: Of the score histogram, which gives the area under the curve.
-        max_nll: One example's negative log-likelihood is cut here.
+        counts_only: Confusion counts and nothing else: in a private study, noise on fewer numbers.
     """
 
     heads: Sequence[LinearHead]
     temperatures: Sequence[float] = (1.0,)
-    bins: int = BINS
-    max_nll: float = MAX_NLL
+    counts_only: bool = False
     name: ClassVar[str] = "evaluation"
 
     @property
@@ -72,8 +66,7 @@ class Evaluation:
             "n_classes": n_classes,
             "dim": dim,
             "temperatures": temperatures,
-            "bins": self.bins,
-            "max_nll": self.max_nll,
+            "counts_only": self.counts_only,
         }
 
     def arrays(self) -> Arrays:
@@ -87,15 +80,17 @@ class Evaluation:
         weights = arrays["weights"].astype(np.float32).reshape(shape)
         biases = arrays["biases"].astype(np.float32).reshape(shape[:2])
         heads = [LinearHead(w, b) for w, b in zip(weights, biases, strict=True)]
-        return cls(heads, asked.temperatures, asked.bins, asked.max_nll)
+        return cls(heads, asked.temperatures, asked.counts_only)
 
     def declare(self) -> dict[str, Quantity]:
         n_heads, n_temperatures, n_classes, _ = self._shape
-        cells, losses = sqrt(n_heads), self.max_nll * sqrt(n_heads * n_temperatures)
+        confusion = count(n_heads, n_classes, n_classes, sensitivity=sqrt(n_heads))
+        if self.counts_only:
+            return {"confusion": confusion}
         return {
-            "confusion": count(n_heads, n_classes, n_classes, sensitivity=cells),
-            "nll": Quantity((n_heads, n_temperatures), low=0.0, sensitivity=losses),
-            "scores": count(n_heads, 2, self.bins if n_classes == 2 else 0, sensitivity=cells),
+            "confusion": confusion,
+            "nll": Quantity((n_heads, n_temperatures), low=0.0),
+            "scores": count(n_heads, 2, BINS if n_classes == 2 else 0),
         }
 
     def measure(self, examples: Examples) -> Arrays:
@@ -104,16 +99,18 @@ class Evaluation:
         weights, kind = examples.weights, np.int64 if examples.units is None else np.float64
         confusion = np.zeros((n_heads, n_classes, n_classes), kind)
         nll = np.zeros((n_heads, n_temperatures), np.float64)
-        histogram = np.zeros((n_heads, 2, self.bins if n_classes == 2 else 0), kind)
+        histogram = np.zeros((n_heads, 2, BINS if n_classes == 2 else 0), kind)
         for h, head in enumerate(self.heads):
             scores = head.scores(examples.features).astype(np.float64)
             np.add.at(confusion[h], (labels, scores.argmax(axis=1)), weights.astype(kind))
             for t, temperature in enumerate(self.temperatures):
                 losses = -log_softmax(scores * temperature, axis=1)[rows, labels]
-                nll[h, t] = (weights * np.minimum(losses, self.max_nll)).sum()
+                nll[h, t] = (weights * np.minimum(losses, MAX_NLL)).sum()
             if n_classes == 2:
-                place = _bins(scores[:, 1] - scores[:, 0], self.bins)
+                place = _bins(scores[:, 1] - scores[:, 0])
                 np.add.at(histogram[h], (labels, place), weights.astype(kind))
+        if self.counts_only:
+            return {"confusion": confusion}
         return {"confusion": confusion, "nll": nll, "scores": histogram}
 
     def read(self, total: Arrays) -> list[list[Candidate]]:
@@ -125,15 +122,18 @@ class Evaluation:
 
     def _candidate(self, total: Arrays, h: int, t: int) -> Candidate:
         confusion = total["confusion"][h].astype(np.int64)
+        if self.counts_only:
+            found = metrics.from_confusion(confusion, nll=None, auc=None)
+            return Candidate(self.heads[h], float(self.temperatures[t]), found)
         nll = float(total["nll"][h, t])
         auc = _histogram_auc(total["scores"][h].astype(np.float64)) if total["scores"].size else None
         result = metrics.from_confusion(confusion, nll=nll, auc=auc)
         return Candidate(self.heads[h], float(self.temperatures[t]), result)
 
 
-def _bins(logits: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+def _bins(logits: NDArray[np.float64]) -> NDArray[np.int64]:
     place = (np.clip(logits, -LOGIT_LIMIT, LOGIT_LIMIT) + LOGIT_LIMIT) / (2 * LOGIT_LIMIT)
-    return np.minimum((place * bins).astype(np.int64), bins - 1)
+    return np.minimum((place * BINS).astype(np.int64), BINS - 1)
 
 
 def _histogram_auc(histogram: NDArray[np.float64]) -> float | None:

@@ -28,8 +28,8 @@ def from_rows(labels: NDArray[np.int64], log_probabilities: NDArray[np.float64])
     return from_confusion(confusion, nll=nll, auc=_auc(labels, log_probabilities))
 
 
-def from_confusion(confusion: NDArray[np.int64], *, nll: float, auc: float | None) -> Metrics:
-    """Metrics of confusion[label, prediction] counts and a summed negative log-likelihood.
+def from_confusion(confusion: NDArray[np.int64], *, nll: float | None, auc: float | None) -> Metrics:
+    """Metrics of confusion[label, prediction] counts and, where known, a summed negative log-likelihood.
 
     Classes without an example are left out of the balanced accuracy; classes neither
     present nor predicted are left out of the macro F1.
@@ -47,7 +47,7 @@ def from_confusion(confusion: NDArray[np.int64], *, nll: float, auc: float | Non
         balanced_accuracy=float((hits[present] / labelled[present]).mean()),
         macro_f1=float((2 * hits[seen] / (labelled + predicted)[seen]).mean()),
         auc=auc,
-        log_loss=nll / n,
+        log_loss=None if nll is None else nll / n,
     )
 
 

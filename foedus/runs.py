@@ -22,6 +22,7 @@ RESULTS_FILE = "results.json"
 AUDIT_FILE = "audit.json"
 FEWSHOT_FILE = "fewshot.json"
 REPORT_FILE = "report.html"
+HEAD_FILE = "model/head.safetensors"
 LATEST = "checkpoints/latest.json"
 
 

@@ -5,6 +5,7 @@ Because a simulation can see every site, it adds what no federation could know: 
 reference (all data in one place) and each site held out in turn.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 
 from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
+from clients.attack import attack
 from clients.report import local_head, score
 from clients.training import Descent, train
 from clients.workplace import Workplace, open_workplace
@@ -24,11 +26,11 @@ from fairness.policy import load_policy
 from foedus import files
 from foedus.backbones import Standardiser
 from foedus.door import KEYS_FOLDER
-from foedus.errors import AuditError, RunError
+from foedus.errors import AuditError, ConfigError, RunError
 from foedus.examples import Examples
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
-from foedus.runs import POLICY_FILE, RESULTS_FILE, RunFolder
+from foedus.runs import HEAD_FILE, POLICY_FILE, RESULTS_FILE, RunFolder
 from foedus.secure.keystore import Keystore
 from foedus.secure.roster import Roster
 from foedus.site import find_sites, load_site
@@ -36,8 +38,8 @@ from foedus.study import Study, load_study
 from server.app import Outcome, Stage, conduct
 from server.federation import Federation
 from server.local_grid import LocalGrid
-from server.ray_engine import ray_grid
-from server.results import HEAD_FILE, mean_metrics, run_audit, write_report
+from server.ray_engine import ray_grid, require_ray
+from server.results import mean_metrics, run_audit, write_report
 from server.rounds import Training, run_rounds
 from server.start import begin
 
@@ -71,7 +73,12 @@ def simulate(
         FoedusError: Of the kind that says what is wrong; nothing is half-written.
     """
     study = load_study(study_file)
+    if engine == "ray":
+        require_ray()
     find_sites(sites)
+    if held_out and study.door.private:
+        problem = "--held-out trains once more for each site, which the privacy budget has no room for; leave it out"
+        raise ConfigError("simulate", [problem])
     policy = _policy_text(study, study_file)
     run = RunFolder.create(runs, study_file, policy=policy, engine=engine, sites=str(sites.resolve()))
     return run, _conduct(run, reference=reference, held_out=held_out, stage=stage)
@@ -110,6 +117,8 @@ def _conduct(run: RunFolder, *, reference: bool, held_out: bool, stage: Stage | 
             _add_reference(run, outcome, folders)
         if held_out:
             _add_held_out(run, outcome, folders)
+        if outcome.federation.study.door.private:
+            _add_attack(run, outcome, folders)
     except BaseException as error:
         run.set_state("failed", problem=str(error) or type(error).__name__)
         raise
@@ -198,6 +207,14 @@ def _add_held_out(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> 
         found = score(training.best, left_out.examples("test", standardiser=standardiser))
         rows.append({"site": left_out.name, **{key: found[key] for key in HELD_OUT_KEYS}})  # type: ignore[literal-required]
     outcome.results["held_out"] = rows
+    _rewrite(run, outcome.results)
+
+
+def _add_attack(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> None:
+    """Attack the training of the site with the most examples, which only it could do in a real federation."""
+    largest = max(_workplaces(outcome.federation, folders), key=lambda site: len(site.data.rows("train")))
+    found = attack(largest, outcome.federation.standardiser)
+    outcome.results["privacy"]["at_site"] = {"site": largest.name, **json.loads(found.to_json())}
     _rewrite(run, outcome.results)
 
 

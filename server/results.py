@@ -10,17 +10,15 @@ from fairness.policy import load_policy
 from fairness.report import render_report
 from foedus import __version__, files
 from foedus.backbones import describe
-from foedus.budget import statement
-from foedus.evaluation import PRIVATE_BINS, PRIVATE_MAX_NLL, Evaluation
+from foedus.budget import TEST, plan, statement
+from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
 from foedus.privacy_check import check_mechanism, rounds_epsilon
-from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
+from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, HEAD_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
 from foedus.study import Study
 from server.federation import Federation
 from server.rounds import Training
-
-HEAD_FILE = "model/head.safetensors"
 
 
 def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
@@ -48,7 +46,7 @@ def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
 def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
     """The start and the federated head on all sites' test examples together."""
     if federation.study.door.private:
-        private = Evaluation([training.best], bins=PRIVATE_BINS, max_nll=PRIVATE_MAX_NLL)
+        private = Evaluation([training.best], counts_only=True)
         [[best]] = federation.ask(private, split="test", what="the final test")
         return {"federated": best.metrics}
     [[start], [best]] = federation.ask(
@@ -100,7 +98,12 @@ def build_results(
         "mean": {kind: mean_metrics(sites, kind) for kind in ("federated", "personal", "local")},
         "refused": [{"site": site, "reason": reason} for site, reason in sorted(federation.refused.items())],
         "held_out": None,
-        "privacy": {**statement(federation.study), "attack": attack(federation.study)},
+        "privacy": {
+            **statement(federation.study),
+            "attack": attack(federation.study),
+            "at_site": None,
+            "accuracy_noise": accuracy_noise(federation.study, models["federated"]),
+        },
         "notes": [],
     }
 
@@ -116,6 +119,18 @@ def attack(study: Study) -> dict[str, Any] | None:
         "highest_possible": max(bound.ceiling_dp, bound.ceiling_fdp),
         "within_claim": max(bound.epsilon_dp, bound.epsilon_fdp) <= claim,
     }
+
+
+def accuracy_noise(study: Study, found: Metrics) -> float | None:
+    """Standard deviation that noise on the confusion counts gives the accuracy of a private study.
+
+    The accuracy is k cells over the sum of k² cells; the first order in the noise of each.
+    """
+    if not study.door.private or found["accuracy"] is None:
+        return None
+    k, accuracy, n = study.n_classes, found["accuracy"], max(1, found["n"])
+    spread = np.sqrt(k * (1 - accuracy) ** 2 + (k * k - k) * accuracy**2)
+    return float(plan(study).multiplier(TEST) * spread / n)
 
 
 def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | None] | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foedus import __version__
-from foedus.cli import audit, backbones, demo, environment, fewshot, sites, studies
+from foedus.cli import audit, backbones, demo, environment, fewshot, privacy, sites, studies
 from foedus.errors import FoedusError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(backbones.app, name="backbones")
 app.add_typer(sites.app, name="site")
 app.add_typer(fewshot.app, name="fewshot")
 app.add_typer(audit.app, name="audit")
+app.add_typer(privacy.app, name="privacy")
 
 
 def _version(wanted: bool) -> None:

@@ -43,6 +43,18 @@ def status(folder: Path) -> list[ChainStatus]:
     return sorted(found, key=lambda one: (one.last, one.name))
 
 
+def heads(folder: Path) -> dict[str, list[str]]:
+    """Ledger to the hashes of its lines, oldest first; a ledger that cannot be believed has none."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        try:
+            with chain.locked(path, write=False) as file:
+                found[path.stem] = [row["hash"] for row in chain.read(file, name=path.stem).rows]
+        except PrivacyError:
+            found[path.stem] = []
+    return found
+
+
 def _status(path: Path) -> ChainStatus:
     try:
         with chain.locked(path, write=False) as file:

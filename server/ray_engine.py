@@ -9,11 +9,11 @@ import importlib.util
 import logging
 import os
 import queue
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from threading import Event, Thread
 
 from flwr.app import Context, Message
@@ -31,6 +31,7 @@ START_TIMEOUT_S = 60.0
 POLL_S = 0.05
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_LOG_LEVEL": "CRITICAL",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Read when ray is imported: without a cluster, every socket is bound to loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -58,7 +59,7 @@ def ray_grid(client_app: ClientApp, n_sites: int, *, variables: Mapping[str, str
     with ExitStack() as stack:
         stack.enter_context(_environment({**ENVIRONMENT, **variables}))
         stack.enter_context(_quiet())
-        _start_ray(stack, n_workers=min(os.cpu_count() or 1, n_sites))
+        _start_ray(stack, n_workers=min(_cores(), n_sites))
         yield stack.enter_context(_runtime(client_app, n_sites))
 
 
@@ -85,6 +86,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled, telemetry.FLWR_TELEMETRY_ENABLED = before, reports
+
+
+def _cores() -> int:
+    """The cores this process may use: fewer than the machine has under taskset or a scheduler."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_ray() -> None:
@@ -117,18 +123,10 @@ def _start_ray(stack: ExitStack, *, n_workers: int) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             logging_level=logging.ERROR,
-            runtime_env={"worker_process_setup_hook": _set_up_worker},
-            _temp_dir=folder,
+            _temp_dir=str(Path(folder, "r")),  # Ray opens its own folder to everyone; not the one above
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise RunError(f"Ray did not start ({error}); mend that or use --engine local.") from error
-
-
-def _set_up_worker() -> None:
-    """In a process that runs sites: what they say goes to stderr, as with the local engine."""
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-    logging.getLogger("flwr").disabled = True
 
 
 @contextmanager

@@ -83,7 +83,9 @@ def _data(folder: Path, site: SiteConfig, study: Study | None) -> tuple[list[Che
     try:
         if study is not None:
             require_fit(site, study)
-        found = survey(folder, site, study.study.classes if study else None, study.table if study else None)
+            found = survey(folder, site, study.study.classes, study.table, independent=study.door.private)
+        else:
+            found = survey(folder, site, None, None)
     except DataError as error:
         return [CheckRow("data", str(error), "fail", "correct what is named and check again")], []
     lines = findings.of_survey(found, site, has_study=study is not None)

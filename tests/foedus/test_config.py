@@ -91,7 +91,7 @@ def test_repeated_classes_are_refused() -> None:
 
 
 def test_a_study_survives_the_wire() -> None:
-    study = parse_study(MINIMAL + "[fewshot]\nn_way = 2\n[door]\nmode = \"open\"\n")
+    study = parse_study(MINIMAL + '[fewshot]\nn_way = 2\n[door]\nmode = "open"\n')
     assert study_from_json(study.to_json()) == study
 
 

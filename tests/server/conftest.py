@@ -1,7 +1,9 @@
 """Real sites on disk, small enough to run a whole study in a second."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +111,13 @@ def killed(toy: Path) -> Callable[[int, str], RunFolder]:
 
     def run(after: int, engine: str) -> RunFolder:
         script = KILLED.format(after=after, toy=str(toy), engine=engine)
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # a kill leaves Ray's logs
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                capture_output=True,
+                check=False,
+                env={**os.environ, "TMPDIR": scratch},
+            )
         assert done.returncode == -9
         [path] = (toy / "killed").iterdir()
         return RunFolder.open(path)

@@ -22,6 +22,8 @@ TEXT = '[data]\nkind = "text"\npath = "data.csv"\nlabel = "topic"\n'
 TABLE = '[data]\nkind = "table"\npath = "data.csv"\nlabel = "ill"\n'
 AGE = [{"name": "age", "kind": "number"}]
 YES_NO = ["FALSE", "TRUE"]
+OPEN = {"mode": "open"}
+"""A door without privacy, where the split is drawn within each class."""
 
 
 def people(n: int = 40) -> list[list[object]]:
@@ -37,7 +39,7 @@ def test_table_is_read_labelled_and_split_by_unit(
     site = make_site(
         TABLE + 'unit = "patient"\n[groups.sex]\ncolumn = "sex"\nvalues = {m = "male", f = "female"}\n'
     )
-    data = load_site_data(tmp_path, site, make_study(YES_NO, AGE))
+    data = load_site_data(tmp_path, site, make_study(YES_NO, AGE, door=OPEN))
     assert data.inputs["age"].tolist() == [float(20 + i) for i in range(40)]
     assert data.labels.tolist() == [int(i % 4 < 2) for i in range(40)]
     assert Counter(data.groups["sex"].tolist()) == {"male": 20, "female": 20}
@@ -122,7 +124,7 @@ def test_every_absent_column_is_named_at_once(
         load_site_data(tmp_path, make_site(body), study)
     lines = str(caught.value).splitlines()
     assert [line.split(" asks for column ")[0] for line in lines[:-1]] == [
-        "[data] label", "the study's [[table.columns]]", "[data] unit", "[groups.sex] column",
+        "site 'north': [data] label", "the study's [[table.columns]]", "[data] unit", "[groups.sex] column",
     ]  # fmt: skip
     assert "'patients', which 'data.csv' does not have; did you mean 'patient'?" in str(caught.value)
     assert "did you mean 'age'?" in str(caught.value)
@@ -215,7 +217,7 @@ def test_copies_of_a_text_share_a_split_and_equal_rows_of_a_table_are_units_of_t
     data = load_site_data(tmp_path, make_site(TEXT), make_study(["grain", "oil"]))
     assert data.split.tolist()[:20] == data.split.tolist()[20:40] == data.split.tolist()[40:]
     write_csv([["age", "ill"], *([50, "TRUE"] for _ in range(40))])
-    data = load_site_data(tmp_path, make_site(TABLE), make_study(YES_NO, AGE))
+    data = load_site_data(tmp_path, make_site(TABLE), make_study(YES_NO, AGE, door=OPEN))
     assert len(set(data.units.tolist())) == 40
     assert Counter(data.split.tolist()) == {"train": 24, "validation": 6, "test": 10}
 

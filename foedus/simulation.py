@@ -24,9 +24,9 @@ from clients.workplace import Workplace, open_workplace
 from fairness.audit import AuditReport
 from fairness.policy import load_policy
 from foedus import files
-from foedus.backbones import Standardiser
+from foedus.backbones import Standardiser, describe
 from foedus.door import KEYS_FOLDER
-from foedus.errors import AuditError, ConfigError, RunError
+from foedus.errors import AuditError, ConfigError, FoedusError, RunError
 from foedus.examples import Examples
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
@@ -75,6 +75,7 @@ def simulate(
     study = load_study(study_file)
     if engine == "ray":
         require_ray()
+    describe(study.backbone, study.table)
     find_sites(sites)
     if held_out and study.door.private:
         problem = "--held-out trains once more for each site, which the privacy budget has no room for; leave it out"
@@ -233,9 +234,16 @@ def _train_without(
 
 
 def _workplaces(federation: Federation, folders: Sequence[Path]) -> list[Workplace]:
-    names = set(federation.cohort.values())
-    mine = [folder for folder in folders if load_site(folder).site.name in names]
-    return [open_workplace(folder, federation.study.to_json()) for folder in mine]
+    """The sites that took part, from their folders; of two that answer to one name the first did."""
+    found: dict[str, Workplace] = {}
+    for folder in folders:
+        try:
+            name = load_site(folder).site.name
+            if name in federation.cohort.values() and name not in found:
+                found[name] = open_workplace(folder, federation.study.to_json())
+        except FoedusError as error:
+            log.warning("%s is left out of the comparison: %s", folder.name, error)
+    return list(found.values())
 
 
 def _rewrite(run: RunFolder, results: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from clients.app import app as client_app
 from foedus import records, simulation
-from foedus.errors import DoorError, RoundError, RunError
+from foedus.errors import RoundError, RunError
 from foedus.runs import RunFolder
 from foedus.site import find_sites
 from server.app import conduct
@@ -133,12 +133,11 @@ def test_a_site_policy_without_the_open_door_keeps_the_site_out(toy: Path) -> No
     assert "the site's policy allows doors: secure+ddp" in refused["reason"]
 
 
-def test_a_door_mode_this_version_cannot_keep_is_refused_before_anything_runs(toy: Path) -> None:
+def test_a_door_mode_that_no_site_allows_is_refused_by_each_of_them(toy: Path) -> None:
     path = toy / "study.toml"
-    path.write_text(path.read_text().replace('mode = "open"', 'mode = "secure+ddp"'))
-    with pytest.raises(DoorError, match="which this version cannot keep"):
+    path.write_text(path.read_text().replace('mode = "open"', 'mode = "secure-only"'))
+    with pytest.raises(RoundError, match='policy allows doors: open; the study asks for "secure-only"'):
         _run(toy, "runs")
-    assert not (toy / "runs").exists()
 
 
 def test_figures_of_a_site_that_keeps_them_do_not_leave(toy: Path) -> None:
@@ -191,3 +190,21 @@ def _rewind(run: RunFolder, toy: Path, number: int) -> None:
     kept = {key: pointer[key] for key in ("lines", "best_loss", "best_round", "n_train")}
     run.checkpoint(number, arrays, **kept)
     run.set_state("running")
+
+
+def test_a_site_file_that_is_not_valid_costs_the_run_nothing_but_the_site(toy: Path) -> None:
+    (toy / "sites/west/site.toml").write_text("not toml [")
+    run = _run(toy, "runs")
+    results = json.loads((run.path / "results.json").read_text())
+    assert [site["site"] for site in results["sites"]] == ["east", "north", "south"]
+    assert results["models"]["pooled"]["accuracy"] > 0.7
+
+
+def test_of_two_folders_with_one_name_the_first_takes_part(toy: Path) -> None:
+    path = toy / "sites/west/site.toml"
+    path.write_text(path.read_text().replace('"west"', '"east"'))
+    run = _run(toy, "runs")
+    results = json.loads((run.path / "results.json").read_text())
+    assert [site["site"] for site in results["sites"]] == ["east", "north", "south"]
+    [refused] = results["refused"]
+    assert "another node already answers as 'east'" in refused["reason"]

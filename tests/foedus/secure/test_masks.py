@@ -60,6 +60,8 @@ def test_no_two_uses_share_a_key() -> None:
         masks.seed_check(secret, session=1, number=0, site="a"),
         masks.pair_seed(secret, session=1, number=0, site="a", other="b")[0],
         masks.pair_seed(secret, session=1, number=0, site="a", other="c")[0],
+        masks.pair_seed(secret, session=1, number=1, site="a", other="b")[0],
+        masks.pair_seed(secret, session=2, number=0, site="a", other="b")[0],
         masks.derive(secret, "narrow"),
         masks.derive(secret, "wide"),
     ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -302,8 +303,17 @@ def test_consent_is_given_once(five: Any) -> None:
             five.site(ME).consent(ConsentRequest(session=1, sum=0, survivors=survivors).encode())
 
 
-def test_two_consents_at_once_do_not_both_succeed(five: Any) -> None:
+def test_two_consents_at_once_do_not_both_succeed(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading the state and writing it, another thread or process gets its chance."""
     five.contribute(five.session())
+    load = Keystore.load
+
+    def slow(store: Keystore) -> Any:
+        found = load(store)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(Keystore, "load", slow)
     lists = [five.names, five.names[:4]] * 3
     given: list[Consent] = []
 

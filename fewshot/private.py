@@ -1,11 +1,22 @@
 """One-round heads for private studies: prototypes and ridge from sums that one unit can hardly move.
 
-Features have length one at most, a unit counts once, and each statistic is a single array whose
-L2 sensitivity foedus.privacy.rows derives. Least squares and prototypes are where differential
-privacy costs least (Mehta et al. 2022; Wahdany et al. 2025).
+Features have length one at most, a unit counts once (foedus.privacy.rows), and each statistic is a
+single array. Least squares and prototypes are where differential privacy costs least (Mehta et
+al. 2022; Wahdany et al. 2025).
+
+The noise on every entry is in proportion to the most one unit can add to all of them, so entries
+that matter less travel smaller. A unit of features x (length 1) and label y adds, with w below 1:
+
+    prototypes   [x, w] in row y:                              sqrt(1 + w²)
+    ridge        z zᵀ and z onehot(y)ᵀ with z = [x, w]:        sqrt(s²/2 + s),  s = 1 + w²
+
+Of z zᵀ only the upper triangle travels, its diagonal over sqrt(2): Σ_i z_i⁴/2 + Σ_(i<j) z_i² z_j²
+is |z|⁴/2 whatever z is. The noise on the matrix is then that of the Gaussian orthogonal ensemble.
+With w = 1 and the plain triangle the two would be sqrt(2) and sqrt(6).
 """
 
 from dataclasses import dataclass
+from math import hypot, sqrt
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,11 +28,21 @@ from foedus.errors import FewShotError
 from foedus.examples import Examples
 from foedus.head import LinearHead
 from foedus.privacy import rows
+from foedus.privacy.clipping import SLACK
 from foedus.statistic import Arrays, Quantity, Settings
 
 SUMS = "private-sums"
 CLIP = 1.0
 """Features of a private study have length one (foedus.backbones.Standardiser)."""
+
+
+def unit_weight(dim: int) -> float:
+    """w: what a unit counts beside a feature vector of length one, dim^(-1/4).
+
+    Noise of deviation s on a class sum and its count moves a prototype of length 1 by s sqrt(d + 1/w²)
+    over the count, and s grows as sqrt(1 + w²); the product is least at w² = 1/sqrt(d).
+    """
+    return CLIP * float(dim**-0.25)
 
 
 @dataclass(frozen=True)
@@ -52,13 +73,13 @@ class _PrivateSums:
 
 @dataclass(frozen=True)
 class PrivatePrototypes(_PrivateSums):
-    """The statistic "private-prototypes": class sums, and in the last column the classes' units."""
+    """The statistic "private-prototypes": class sums, and in the last column `unit_weight` for each unit."""
 
     name: ClassVar[str] = "private-prototypes"
 
     def declare(self) -> dict[str, Quantity]:
         """One array, (n_classes, dim + 1)."""
-        sensitivity = rows.prototype_sensitivity(CLIP)
+        sensitivity = hypot(CLIP, unit_weight(self.dim)) * (1 + SLACK)
         return {SUMS: Quantity((self.n_classes, self.dim + 1), sensitivity=sensitivity)}
 
     def measure(self, examples: Examples) -> Arrays:
@@ -67,17 +88,60 @@ class PrivatePrototypes(_PrivateSums):
         found = rows.clipped_prototypes(
             examples.features, examples.labels, n_classes=self.n_classes, clip=CLIP, units=examples.units
         )
-        return {SUMS: np.column_stack([found.sums, found.counts])}
+        return {SUMS: np.column_stack([found.sums, found.counts * unit_weight(self.dim)])}
 
     def read(self, total: Arrays) -> PrototypeTotals:
-        """The class sums; a class whose count the noise has eaten counts as absent."""
+        """The class sums; noise may leave a count below zero, see `prototype_head`."""
         sums = np.asarray(total[SUMS], np.float64)
-        return PrototypeTotals(sums[:, :-1], np.maximum(np.rint(sums[:, -1]), 0).astype(np.int64))
+        count = np.rint(sums[:, -1] / unit_weight(self.dim))
+        return PrototypeTotals(sums[:, :-1], count.astype(np.int64))
+
+
+def prototype_head(totals: PrototypeTotals, *, deviation: float) -> LinearHead:
+    """The head of noisy prototypes, with the counts settled and the lengths corrected for noise.
+
+    The bias of a class is -‖μ‖², and noise of deviation s on each entry of its sum raises ‖μ‖² by
+    d (s/n)² on average: most where n is small, so a rare class would hardly ever be chosen. That
+    much is taken off again, within the 0..1 that a mean of vectors of length one can have.
+
+    Args:
+        totals: With noise.
+        deviation: Standard deviation of the noise on each entry of a class sum.
+
+    Returns:
+        Zeros if no class can be told from noise.
+    """
+    n_classes, dim = totals.class_sum.shape
+    settled = PrototypeTotals(
+        totals.class_sum, _settled(totals.class_count, deviation=deviation / unit_weight(dim))
+    )
+    if not settled.present.any():
+        return LinearHead.zeros(n_classes, dim)
+    noise = dim * np.square(deviation / np.maximum(settled.class_count, 1))
+    lengths = np.clip((settled.prototypes**2).sum(1) - noise, 0.0, CLIP**2)
+    plain = settled.head()
+    weight = np.where(settled.present[:, None], plain.weight, np.float32(0))
+    return LinearHead(weight, np.where(settled.present, -lengths, plain.bias).astype(np.float32))
+
+
+def _settled(counts: NDArray[np.int64], *, deviation: float) -> NDArray[np.int64]:
+    """Counts drawn to their mean by as much of their spread as is noise (Efron & Morris 1973).
+
+    A count that is then not twice its own uncertainty is 0: that class may have no unit at all.
+    """
+    mean, spread = float(counts.mean()), float(counts.var(ddof=1))
+    kept = max(0.0, 1 - deviation**2 / spread) if spread > 0 else 0.0
+    found = mean + kept * (counts - mean)
+    uncertain = deviation * sqrt(kept + (1 - kept) / len(counts))
+    return np.where(found >= 2 * uncertain, np.rint(found), 0).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class PrivateRidge(_PrivateSums):
-    """The statistic "private-ridge": XᵀX (upper triangle) and XᵀY of [x, 1], end to end."""
+    """The statistic "private-ridge": zzᵀ (upper triangle, diagonal / sqrt(2)) and zyᵀ end to end.
+
+    z = [x, w] with w = `unit_weight`: see the head of this file.
+    """
 
     name: ClassVar[str] = "private-ridge"
 
@@ -89,7 +153,9 @@ class PrivateRidge(_PrivateSums):
         """One array: (d+1)(d+2)/2 numbers of the triangle, then (d+1) x n_classes."""
         side = self.dim + 1
         size = side * (side + 1) // 2 + side * self.n_classes
-        return {SUMS: Quantity((size,), sensitivity=rows.ridge_sensitivity(CLIP))}
+        squared = CLIP**2 + unit_weight(self.dim) ** 2
+        sensitivity = sqrt(squared**2 / 2 + squared) * (1 + SLACK)
+        return {SUMS: Quantity((size,), sensitivity=sensitivity)}
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's sums."""
@@ -97,14 +163,18 @@ class PrivateRidge(_PrivateSums):
         found = rows.clipped_ridge(
             examples.features, examples.labels, n_classes=self.n_classes, clip=CLIP, units=examples.units
         )
-        return {SUMS: np.concatenate([found.gram[self._triangle], found.xty.ravel()])}
+        scale = np.append(np.ones(self.dim), unit_weight(self.dim))
+        gram = found.gram * np.outer(scale, scale)
+        np.fill_diagonal(gram, np.diagonal(gram) / sqrt(2))
+        return {SUMS: np.concatenate([gram[self._triangle], (found.xty * scale[:, None]).ravel()])}
 
     def read(self, total: Arrays) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(d+1, d+1) and (d+1, n_classes)."""
+        """Σ z zᵀ, (d+1, d+1), and Σ z yᵀ, (d+1, n_classes)."""
         sums, side = np.asarray(total[SUMS], np.float64), self.dim + 1
         cut = side * (side + 1) // 2
         gram = np.zeros((side, side))
         gram[self._triangle] = sums[:cut]
+        np.fill_diagonal(gram, np.diagonal(gram) * sqrt(2))
         gram = gram + np.triu(gram, 1).T
         return gram, sums[cut:].reshape(side, self.n_classes)
 
@@ -114,18 +184,18 @@ def ridge_head(
 ) -> LinearHead:
     """The ridge head of noisy sums.
 
-    Noise makes the Gram matrix indefinite: a symmetric Gaussian matrix of this deviation has
-    eigenvalues up to 2 deviation √d. Eigenvalues are cut at zero and the penalty is at least
-    deviation √d, the scale below which a direction is noise.
+    Minimises Σ‖y - W x - b‖² + strength (‖W‖² + ‖b‖²/w²). Noise makes the Gram matrix indefinite: a
+    symmetric Gaussian matrix of this deviation has eigenvalues up to 2 deviation √d. Eigenvalues are
+    cut at zero and the strength is at least deviation √d, the scale below which a direction is noise.
 
     Args:
-        gram: (d+1, d+1), with noise.
-        xty: (d+1, n_classes), with noise; one-hot targets.
-        deviation: Standard deviation of the noise on each entry.
-        penalty: Least penalty.
+        gram: (d+1, d+1), Σ z zᵀ with noise, z = [x, w].
+        xty: (d+1, n_classes), Σ z yᵀ with noise; one-hot targets.
+        deviation: Standard deviation of the noise on each entry (off the diagonal).
+        penalty: Least strength.
     """
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     strength = max(penalty, deviation * np.sqrt(len(gram)))
     solution = vectors @ ((vectors.T @ xty) / (np.maximum(values, 0.0) + strength)[:, None])
-    weight, bias = solution[:-1].T, solution[-1]
+    weight, bias = solution[:-1].T, solution[-1] * unit_weight(len(gram) - 1)
     return LinearHead(weight.astype(np.float32), bias.astype(np.float32))

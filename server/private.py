@@ -1,13 +1,16 @@
 """The start of a private study: two noisy sums instead of looking at the data."""
 
 from dataclasses import replace
+from math import sqrt
 
-from fewshot.private import SUMS, PrivatePrototypes, PrivateRidge, ridge_head
+from fewshot.private import PrivatePrototypes, PrivateRidge, prototype_head, ridge_head
 from foedus import noising
 from foedus.backbones import Centre, describe, public_standardiser
-from foedus.budget import START, plan
+from foedus.budget import plan, release_of
+from foedus.door import COLLUDERS
 from foedus.head import LinearHead
 from server.federation import Federation
+from server.masked import MaskedSums
 from server.rounds import Training
 
 TEMPERATURE = 10.0
@@ -24,27 +27,39 @@ def begin_private(federation: Federation) -> Training:
     study = federation.study
     dim = describe(study.backbone, study.table).dim
     federation.standardiser = public_standardiser(dim, study.table)
-    found = federation.ask(Centre(dim=dim), split="train", what="asking where the examples lie")
-    federation.standardiser = replace(federation.standardiser, centre=found.centre)
+    centre = Centre(dim=dim)
+    found = federation.ask(centre, split="train", what="asking where the examples lie")
+    shrunk = found.shrunk(_deviation(federation, centre))
+    federation.standardiser = replace(federation.standardiser, centre=shrunk)
     federation.n_train = found.n
     head = _start(federation, dim)
     return Training(start=head, head=head, best=head, best_loss=float("inf"))
 
 
 def _start(federation: Federation, dim: int) -> LinearHead:
-    study, n_classes = federation.study, federation.study.n_classes
-    match study.federation.start:
+    n_classes = federation.study.n_classes
+    match federation.study.federation.start:
         case "ridge":
-            sums = PrivateRidge(n_classes, dim)
-            deviation = noising.deviation(sums.declare(), plan(study).multiplier(START))[SUMS]
-            gram, xty = federation.ask(sums, split="train")
-            return ridge_head(gram, xty, deviation=deviation).scaled(TEMPERATURE)
+            ridge = PrivateRidge(n_classes, dim)
+            gram, xty = federation.ask(ridge, split="train")
+            return ridge_head(gram, xty, deviation=_deviation(federation, ridge)).scaled(TEMPERATURE)
         case "prototypes":
-            totals = federation.ask(PrivatePrototypes(n_classes, dim), split="train")
-            return (
-                totals.head().scaled(TEMPERATURE)
-                if totals.present.any()
-                else LinearHead.zeros(n_classes, dim)
-            )
+            prototypes = PrivatePrototypes(n_classes, dim)
+            totals = federation.ask(prototypes, split="train")
+            return prototype_head(totals, deviation=_deviation(federation, prototypes)).scaled(TEMPERATURE)
         case "zero":
             return LinearHead.zeros(n_classes, dim)
+
+
+def _deviation(federation: Federation, statistic: Centre | PrivatePrototypes | PrivateRidge) -> float:
+    """Standard deviation of the noise on each entry of a total: what to expect, not what is promised.
+
+    The promise rests on `honest` shares; all sites of the cohort add one, so the total has more.
+    """
+    honest = 1
+    if isinstance(federation.sums, MaskedSums):
+        honest = federation.sums.roster.threshold - COLLUDERS
+    [promised] = noising.deviation(
+        statistic.declare(), plan(federation.study).multiplier(release_of(statistic.name))
+    ).values()
+    return promised * sqrt(max(1.0, len(federation.cohort) / honest))

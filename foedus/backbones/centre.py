@@ -11,9 +11,13 @@ from foedus.columns import TableSection
 from foedus.config import validate
 from foedus.errors import ConfigError
 from foedus.examples import Examples
+from foedus.privacy.clipping import SLACK
 from foedus.statistic import Arrays, Quantity, Settings
 
 TOTAL = "direction-sum"
+UNIT = 0.5
+"""What a unit counts beside a direction of length one. Below 1 the direction has less noise; the count
+has more, and the rounds divide by it, so it is not as small as for prototypes (fewshot.private)."""
 
 
 def public_standardiser(dim: int, table: TableSection | None) -> Standardiser:
@@ -47,13 +51,27 @@ class Direction:
     centre: NDArray[np.float64]
     n: int
 
+    def shrunk(self, deviation: float) -> NDArray[np.float64]:
+        """The centre drawn to zero by as much of its length as is noise (James & Stein 1961).
+
+        A centre that is mostly noise would move every example the same way; at zero they stay
+        where they were. A mean of directions is no longer than 1, so a longer one is all noise.
+
+        Args:
+            deviation: Standard deviation of the noise on each entry of the sum.
+        """
+        squared = float(self.centre @ self.centre)
+        noise = len(self.centre) * (deviation / self.n) ** 2
+        kept = self.centre * (1 - noise / squared) if squared > noise else np.zeros(len(self.centre))
+        return kept if kept @ kept <= 1 + SLACK else np.zeros(len(self.centre))
+
 
 @dataclass(frozen=True)
 class Centre:
     """The statistic "centre": the sum of all units' directions, and their number.
 
-    The last entry counts units. Each is a row of length one and a 1, so one unit more or less
-    changes the sum by at most the square root of 2.
+    The last entry counts units. Each is a row of length one and UNIT, so one unit more or less
+    changes the sum by at most the square root of 1 + UNIT².
     """
 
     dim: int
@@ -76,17 +94,15 @@ class Centre:
 
     def declare(self) -> dict[str, Quantity]:
         """One array of length dim + 1."""
-        return {TOTAL: Quantity((self.dim + 1,), sensitivity=float(np.sqrt(2)))}
+        return {TOTAL: Quantity((self.dim + 1,), sensitivity=float(np.hypot(1, UNIT)) * (1 + SLACK))}
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's sum."""
         rows = unit_rows(examples.features.astype(np.float64))
-        return {TOTAL: examples.weights @ np.hstack([rows, np.ones((len(rows), 1))])}
+        return {TOTAL: examples.weights @ np.hstack([rows, np.full((len(rows), 1), UNIT)])}
 
     def read(self, total: Arrays) -> Direction:
-        """The mean; it is zero where noise leaves nothing of the count."""
+        """The mean, as the noise left it; see `Direction.shrunk`."""
         sums = np.asarray(total[TOTAL], np.float64)
-        n = max(1, round(float(sums[-1])))
-        centre = sums[:-1] / n
-        length = float(np.linalg.norm(centre))
-        return Direction(centre if length < 1 else np.zeros(self.dim), n)
+        n = max(1, round(float(sums[-1]) / UNIT))
+        return Direction(sums[:-1] / n, n)

@@ -96,11 +96,20 @@ def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("run", "status", "rounds", "accuracy", "verdict", "problem")
+    if not rows:
+        console.print(f"no runs in {runs}; start one with foedus demo or foedus simulate")
+        return
+    table = Table()
+    table.add_column("run", no_wrap=True, min_width=max(len(row["run"]) for row in rows))
+    for name in ("status", "rounds", "accuracy", "verdict"):
+        table.add_column(name)
     for row in rows:
         cells = (str(row["rounds"]), number(row["accuracy"]), row["verdict"] or "–")
-        table.add_row(row["run"], row["status"], *cells, escape(row["problem"] or ""))
-    console.print(table if rows else f"no runs in {runs}; start one with foedus demo or foedus simulate")
+        table.add_row(row["run"], row["status"], *cells)
+    console.print(table)
+    for row in rows:
+        if row["problem"]:
+            console.print(f"{row['run']}: {escape(row['problem'])}")
 
 
 def summary(run_path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from fairness.counts import AuditCounts
 from fairness.edges import AuditEdges
+from fairness.private import PrivateAudit
 from fewshot.episode_sums import EpisodeSums
 from fewshot.private import PrivatePrototypes, PrivateRidge
 from fewshot.prototypical import PrototypeSums
@@ -27,6 +28,7 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         Centre,
         PrivatePrototypes,
         PrivateRidge,
+        PrivateAudit,
     )
 }
 

@@ -108,7 +108,8 @@ def _check(policy: Policy, totals: AuditTotals, classes: Sequence[str]) -> None:
 def _everyone(table: GroupTable) -> GroupTable:
     """The table with all groups as one."""
     confusion, scores = table.confusion.sum(axis=0)[None], table.scores.sum(axis=0)[None]
-    return GroupTable("everyone", ("everyone",), confusion, scores, np.ones(1, np.int64))
+    noise = table.noise * np.sqrt(len(table.groups))
+    return GroupTable("everyone", ("everyone",), confusion, scores, np.ones(1, np.int64), noise=float(noise))
 
 
 def _attribute(table: GroupTable, positive: int, policy: Policy) -> Attribute:

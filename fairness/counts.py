@@ -44,6 +44,7 @@ class GroupTable:
         confusion: (n_groups, n_classes, n_classes), label by decision.
         scores: (n_groups, 2, n_bins), other classes then positive class, by score bin.
         sites: (n_groups,), number of sites with someone in the group.
+        noise: Standard deviation of the noise on each confusion count; 0 outside private studies.
     """
 
     key: str
@@ -51,6 +52,7 @@ class GroupTable:
     confusion: Counts
     scores: Counts
     sites: Counts
+    noise: float = 0.0
 
     @property
     def n(self) -> Counts:
@@ -136,7 +138,7 @@ class AuditCounts:
         labels = examples.labels
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < k:
             raise DataError(f"a label is outside the study's {k} classes; correct the site's labels")
-        decided, binned = self._decisions_and_bins(examples)
+        decided, binned = self.decisions_and_bins(examples)
         outcome = labels * k + decided
         scored = (labels == self.positive) * bins + binned
         found: Arrays = {SITES: np.asarray([int(len(labels) > 0)], np.int64)}
@@ -169,7 +171,8 @@ class AuditCounts:
         _check_sums(list(tables.values()), self.positive)
         return AuditTotals(self.positive, int(total[SITES].astype(np.int64)[0]), tables)
 
-    def _decisions_and_bins(self, examples: Examples) -> tuple[Counts, Counts]:
+    def decisions_and_bins(self, examples: Examples) -> tuple[Counts, Counts]:
+        """(n,) decisions and (n,) score bins."""
         decided = np.zeros(len(examples), np.int64)
         binned = np.zeros(len(examples), np.int64)
         for rows in chunks(len(examples)):

@@ -81,7 +81,27 @@ def limits(metric: str, table: GroupTable, positive: int, *, z: float) -> Limits
     """A metric and its interval in every group of a table."""
     if metric == "auc":
         return auc_limits(table.scores, z=z)
-    return wilson(*PROPORTIONS[metric](Outcomes.of(table.confusion, positive)), z=z)
+    successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
+    if table.noise == 0:
+        return wilson(successes, n, z=z)
+    value = np.clip(quotient(successes, n), 0.0, 1.0)
+    return _score_interval(value, _effective(metric, table, positive), z=z)
+
+
+def _effective(metric: str, table: GroupTable, positive: int) -> Reals:
+    """(n_groups,) people without noise that would tell as much as the noisy counts do.
+
+    A share of a noisy counts in b noisy ones has variance p(1 - p)/n + noise²(a(1 - 2p) + b p²)/n² (delta
+    method; p from two successes and two failures more, so that 0 and 1 are not certain).
+    """
+    successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
+    k = table.confusion.shape[1]
+    a, b = PROPORTIONS[metric](Outcomes.of(np.ones((1, k, k), np.int64), positive))
+    p = np.clip((successes + 2) / (n + 4), 1 / (n + 4), 1 - 1 / (n + 4))
+    people = np.where(n > 0, n, np.nan).astype(np.float64)
+    exact = p * (1 - p) / people
+    noisy = table.noise**2 * (a[0] * (1 - 2 * p) + b[0] * p**2) / people**2
+    return np.asarray(p * (1 - p) / (exact + np.maximum(noisy, 0.0)))
 
 
 def trials(metric: str, table: GroupTable, positive: int) -> Counts:
@@ -145,7 +165,8 @@ def null_variance(metric: str, table: GroupTable, positive: int, *, rows: NDArra
         return auc(table.scores).variance
     successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
     p = (successes[rows].sum() + 2) / (n[rows].sum() + 4)
-    return quotient(np.full(n.shape, p * (1 - p)), n)
+    told = n if table.noise == 0 else _effective(metric, table, positive)
+    return quotient(np.full(n.shape, p * (1 - p)), told)
 
 
 def detectable_gap(variance: float, reference_variance: float, *, z: float) -> float:
@@ -173,7 +194,7 @@ def needed_per_group(standard_error: float, tolerance: float, n_groups: int, *, 
     return int(np.ceil((standard_error * q / tolerance) ** 2))
 
 
-def _score_interval(value: Reals, n_trials: Counts, *, z: float) -> Limits:
+def _score_interval(value: Reals, n_trials: Counts | Reals, *, z: float) -> Limits:
     n = np.where(n_trials > 0, n_trials, np.nan).astype(np.float64)
     centre = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(value * (1 - value) / n + z * z / (4 * n * n))

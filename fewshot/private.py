@@ -98,42 +98,53 @@ class PrivatePrototypes(_PrivateSums):
 
 
 def prototype_head(totals: PrototypeTotals, *, deviation: float) -> LinearHead:
-    """The head of noisy prototypes, with the counts settled and the lengths corrected for noise.
+    """The head of noisy prototypes, corrected for the noise that is known.
 
-    The bias of a class is -‖μ‖², and noise of deviation s on each entry of its sum raises ‖μ‖² by
-    d (s/n)² on average: most where n is small, so a rare class would hardly ever be chosen. That
-    much is taken off again, within the 0..1 that a mean of vectors of length one can have.
+    Up to a constant, -‖x - μ‖² is 2 δ·(x - m) - ‖δ‖² with m the mean of all examples and δ = μ - m. In
+    this form m, which all classes share and hardly any noise moves, cancels whatever else is done.
+    Noise of variance v on each entry of μ raises ‖δ‖² by d v on average (most where the count is
+    small, so a rare class would hardly be chosen) and gives it a variance of 2 d v² + 4 v ‖δ‖². The
+    first is taken off; counts and ‖δ‖² are drawn to their means by as much of their spread as is noise.
 
     Args:
         totals: With noise.
         deviation: Standard deviation of the noise on each entry of a class sum.
 
     Returns:
-        Zeros if no class can be told from noise.
+        Zeros if no class can be told from noise. A class that cannot has no weights and lies 1 below
+        the others' lowest bias at m: it hardly wins, but rounds of training can still raise it.
     """
     n_classes, dim = totals.class_sum.shape
-    settled = PrototypeTotals(
-        totals.class_sum, _settled(totals.class_count, deviation=deviation / unit_weight(dim))
-    )
-    if not settled.present.any():
+    counts = _settled(totals.class_count, deviation=deviation / unit_weight(dim))
+    here = counts > 0
+    if not here.any():
         return LinearHead.zeros(n_classes, dim)
-    noise = dim * np.square(deviation / np.maximum(settled.class_count, 1))
-    lengths = np.clip((settled.prototypes**2).sum(1) - noise, 0.0, CLIP**2)
-    plain = settled.head()
-    weight = np.where(settled.present[:, None], plain.weight, np.float32(0))
-    return LinearHead(weight, np.where(settled.present, -lengths, plain.bias).astype(np.float32))
+    sums, counts = totals.class_sum[here], counts[here]
+    mean = sums.sum(axis=0) / counts.sum()
+    apart = sums / counts[:, None] - mean
+    noise = np.square(deviation / counts)
+    lengths = np.maximum((apart**2).sum(axis=1) - dim * noise, 0.0)
+    lengths, _ = _drawn(lengths, float((2 * dim * noise**2 + 4 * noise * lengths).mean()))
+    weight, bias = np.zeros((n_classes, dim)), np.full(n_classes, -float(lengths.max()) - CLIP**2)
+    weight[here], bias[here] = 2 * apart, -2 * apart @ mean - lengths
+    return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
 
 
 def _settled(counts: NDArray[np.int64], *, deviation: float) -> NDArray[np.int64]:
-    """Counts drawn to their mean by as much of their spread as is noise (Efron & Morris 1973).
+    """Counts without the noise in their spread; 0 where one is not twice its own uncertainty.
 
-    A count that is then not twice its own uncertainty is 0: that class may have no unit at all.
+    Such a class may have no unit at all, and its sum be nothing but noise.
     """
-    mean, spread = float(counts.mean()), float(counts.var(ddof=1))
-    kept = max(0.0, 1 - deviation**2 / spread) if spread > 0 else 0.0
-    found = mean + kept * (counts - mean)
+    found, kept = _drawn(counts.astype(np.float64), deviation**2)
     uncertain = deviation * sqrt(kept + (1 - kept) / len(counts))
     return np.where(found >= 2 * uncertain, np.rint(found), 0).astype(np.int64)
+
+
+def _drawn(values: NDArray[np.float64], variance: float) -> tuple[NDArray[np.float64], float]:
+    """Values drawn to their mean, and the share of their spread that is kept (Efron & Morris 1973)."""
+    spread = float(values.var(ddof=1)) if len(values) > 1 else 0.0
+    kept = max(0.0, 1 - variance / spread) if spread > 0 else 0.0
+    return values.mean() + kept * (values - values.mean()), kept
 
 
 @dataclass(frozen=True)

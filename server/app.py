@@ -79,7 +79,8 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     tell("fewshot", {})
     fewshot = _adapt(federation, run)
     tell("audit", {})
-    audit = run_audit(federation, training.best, run, model_digest=digest)
+    attacked = results["privacy"]["attack"]
+    audit = run_audit(federation, training.best, run, model_digest=digest, attack=attacked)
     files.write_json(run.path / RESULTS_FILE, results)
     write_card(run, results, audit)
     write_report(run)

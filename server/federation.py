@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid
 from foedus import __version__, noising, records
 from foedus.backbones import Standardiser
 from foedus.budget import plan, release_of
+from foedus.door import COLLUDERS
 from foedus.errors import DoorError, RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
@@ -119,6 +121,17 @@ class Federation:
         sums = PlainSums() if newcomers else self.sums
         total, _ = sums.total(cohort, messages, declared, what=what)
         return statistic.read(total)
+
+    def deviation(self, statistic: Statistic[T]) -> float:
+        """Standard deviation of the noise on each entry of a private statistic's total of one array.
+
+        What to expect, not what is promised: the promise rests on the shares of the sites that are
+        counted on, and all sites of the cohort add one.
+        """
+        honest = self.sums.roster.threshold - COLLUDERS if isinstance(self.sums, MaskedSums) else 1
+        multiplier = plan(self.study).multiplier(release_of(statistic.name))
+        [promised] = noising.deviation(statistic.declare(), multiplier).values()
+        return promised * sqrt(max(1.0, len(self.cohort) / honest))
 
     def noised(self, quantities: Mapping[str, Quantity], release: str) -> dict[str, Quantity]:
         """What arrives when `quantities` leave as that release of a private study."""

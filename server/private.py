@@ -1,16 +1,11 @@
 """The start of a private study: two noisy sums instead of looking at the data."""
 
 from dataclasses import replace
-from math import sqrt
 
 from fewshot.private import PrivatePrototypes, PrivateRidge, prototype_head, ridge_head
-from foedus import noising
 from foedus.backbones import Centre, describe, public_standardiser
-from foedus.budget import plan, release_of
-from foedus.door import COLLUDERS
 from foedus.head import LinearHead
 from server.federation import Federation
-from server.masked import MaskedSums
 from server.rounds import Training
 
 TEMPERATURE = 10.0
@@ -29,7 +24,7 @@ def begin_private(federation: Federation) -> Training:
     federation.standardiser = public_standardiser(dim, study.table)
     centre = Centre(dim=dim)
     found = federation.ask(centre, split="train", what="asking where the examples lie")
-    shrunk = found.shrunk(_deviation(federation, centre))
+    shrunk = found.shrunk(federation.deviation(centre))
     federation.standardiser = replace(federation.standardiser, centre=shrunk)
     federation.n_train = found.n
     head = _start(federation, dim)
@@ -42,24 +37,10 @@ def _start(federation: Federation, dim: int) -> LinearHead:
         case "ridge":
             ridge = PrivateRidge(n_classes, dim)
             gram, xty = federation.ask(ridge, split="train")
-            return ridge_head(gram, xty, deviation=_deviation(federation, ridge)).scaled(TEMPERATURE)
+            return ridge_head(gram, xty, deviation=federation.deviation(ridge)).scaled(TEMPERATURE)
         case "prototypes":
             prototypes = PrivatePrototypes(n_classes, dim)
             totals = federation.ask(prototypes, split="train")
-            return prototype_head(totals, deviation=_deviation(federation, prototypes)).scaled(TEMPERATURE)
+            return prototype_head(totals, deviation=federation.deviation(prototypes)).scaled(TEMPERATURE)
         case "zero":
             return LinearHead.zeros(n_classes, dim)
-
-
-def _deviation(federation: Federation, statistic: Centre | PrivatePrototypes | PrivateRidge) -> float:
-    """Standard deviation of the noise on each entry of a total: what to expect, not what is promised.
-
-    The promise rests on `honest` shares; all sites of the cohort add one, so the total has more.
-    """
-    honest = 1
-    if isinstance(federation.sums, MaskedSums):
-        honest = federation.sums.roster.threshold - COLLUDERS
-    [promised] = noising.deviation(
-        statistic.declare(), plan(federation.study).multiplier(release_of(statistic.name))
-    ).values()
-    return promised * sqrt(max(1.0, len(federation.cohort) / honest))

@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 
 from fairness.audit import AuditReport, audit_request, build_audit
+from fairness.counts import AuditTotals
 from fairness.edges import AuditEdges
-from fairness.policy import load_policy
+from fairness.policy import Policy, load_policy
+from fairness.private import noise_notes, private_audit_request
 from fairness.report import render_report
 from foedus import __version__, files
 from foedus.backbones import describe
-from foedus.budget import TEST, plan, statement
+from foedus.budget import statement
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
@@ -56,21 +58,52 @@ def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
 
 
 def run_audit(
-    federation: Federation, head: LinearHead, run: RunFolder, *, model_digest: str
+    federation: Federation,
+    head: LinearHead,
+    run: RunFolder,
+    *,
+    model_digest: str,
+    attack: dict[str, Any] | None = None,
 ) -> AuditReport | None:
-    """The audit of the federated head by the run's policy; None if the study has none."""
+    """The audit of the federated head by the run's policy; None if the study has none.
+
+    An attack that shows more than the study's privacy claim fails it, whatever the gates say.
+    """
     if not (run.path / POLICY_FILE).exists():
         return None
     study = federation.study
     policy = load_policy(run.path / POLICY_FILE)
-    edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
-    request = audit_request(policy, head=head, positive=study.positive_index, edges=edges)
-    totals = federation.ask(request, split="test")
+    totals, notes = _audit_totals(federation, head, policy)
     report = build_audit(
-        policy, totals, model_digest=model_digest, study_name=study.study.name, classes=study.study.classes
+        policy,
+        totals,
+        model_digest=model_digest,
+        study_name=study.study.name,
+        classes=study.study.classes,
+        notes=notes,
     )
+    if attack is not None and not attack["within_claim"]:
+        reason = (
+            f"an attack shows an epsilon of at least {attack['lower_bound']:.2f} for the rounds, which claim "
+            f"{attack['claim']:.2f} → fail: the noise is not what was claimed."
+        )
+        report = report.model_copy(update={"verdict": "fail", "reasons": [reason, *report.reasons]})
     files.write_bytes(run.path / AUDIT_FILE, report.to_json().encode())
     return report
+
+
+def _audit_totals(federation: Federation, head: LinearHead, policy: Policy) -> tuple[AuditTotals, list[str]]:
+    """What the audit is computed from: exact counts or, in a private study, noisy ones and what that costs."""
+    study = federation.study
+    if not study.door.private:
+        edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
+        request = audit_request(policy, head=head, positive=study.positive_index, edges=edges)
+        return federation.ask(request, split="test"), []
+    private = private_audit_request(policy, head=head, positive=study.positive_index)
+    joint = federation.ask(private, split="test")
+    deviation = federation.deviation(private)
+    totals = private.totals(joint, deviation=deviation, n_sites=len(federation.cohort))
+    return totals, noise_notes(policy, totals)
 
 
 def build_results(
@@ -102,7 +135,7 @@ def build_results(
             **statement(federation.study),
             "attack": attack(federation.study),
             "at_site": None,
-            "accuracy_noise": accuracy_noise(federation.study, models["federated"]),
+            "accuracy_noise": accuracy_noise(federation, training.best, models["federated"]),
         },
         "notes": [],
     }
@@ -121,16 +154,16 @@ def attack(study: Study) -> dict[str, Any] | None:
     }
 
 
-def accuracy_noise(study: Study, found: Metrics) -> float | None:
+def accuracy_noise(federation: Federation, head: LinearHead, found: Metrics) -> float | None:
     """Standard deviation that noise on the confusion counts gives the accuracy of a private study.
 
     The accuracy is k cells over the sum of k² cells; the first order in the noise of each.
     """
-    if not study.door.private or found["accuracy"] is None:
+    if not federation.study.door.private or found["accuracy"] is None:
         return None
-    k, accuracy, n = study.n_classes, found["accuracy"], max(1, found["n"])
+    k, accuracy, n = federation.study.n_classes, found["accuracy"], max(1, found["n"])
     spread = np.sqrt(k * (1 - accuracy) ** 2 + (k * k - k) * accuracy**2)
-    return float(plan(study).multiplier(TEST) * spread / n)
+    return float(federation.deviation(Evaluation([head], counts_only=True)) * spread / n)
 
 
 def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | None] | None:

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from fewshot.private import SUMS, PrivatePrototypes, PrivateRidge, prototype_head, ridge_head, unit_weight
+from fewshot.private import (
+    SUMS,
+    PrivatePrototypes,
+    PrivateRidge,
+    _settled,
+    prototype_head,
+    ridge_head,
+    unit_weight,
+)
 from fewshot.prototypical import PrototypeTotals
 from foedus.errors import ConfigError, FewShotError, PrivacyError
 from foedus.examples import Examples
@@ -115,35 +123,57 @@ def test_a_noisy_ridge_head_is_penalised_by_what_the_noise_can_be() -> None:
     np.testing.assert_allclose(head.weight[0], [1 / (5 + strength), 1 / strength], rtol=1e-6)
 
 
-def test_without_noise_the_prototype_head_is_the_plain_one() -> None:
-    statistic = PrivatePrototypes(N_CLASSES, 6)
-    examples = make(4)
+def test_without_noise_the_prototype_head_scores_as_the_plain_one_but_for_a_constant() -> None:
+    statistic, examples = PrivatePrototypes(N_CLASSES, 6), make(4, unit=True)
     totals = statistic.read(statistic.measure(Examples(examples.features, examples.labels)))
     found, plain = prototype_head(totals, deviation=0.0), totals.head()
-    np.testing.assert_array_equal(found.weight, plain.weight)
-    np.testing.assert_allclose(found.bias, plain.bias, rtol=1e-6)
+    apart = found.scores(examples.features) - plain.scores(examples.features)
+    np.testing.assert_allclose(apart, np.broadcast_to(apart[:, :1], apart.shape), atol=1e-5)
 
 
-def test_the_prototype_head_takes_off_what_noise_adds_to_the_lengths_on_average() -> None:
-    rng, deviation = np.random.default_rng(5), 2.0
-    truth = np.zeros((2, 400))
-    truth[0, 0], truth[1, 1] = 60.0, 28.0  # means of length 0.6 and 0.7
-    count = np.array([100, 40])
-    totals = [PrototypeTotals(truth + rng.normal(0, deviation, truth.shape), count) for _ in range(300)]
-    bias = np.mean([prototype_head(total, deviation=deviation).bias for total in totals], axis=0)
-    plain = np.mean([total.head().bias for total in totals], axis=0)
-    assert bias == pytest.approx([-0.36, -0.49], abs=0.02)
-    assert plain == pytest.approx([-0.36 - 400 * 0.02**2, -0.49 - 400 * 0.05**2], abs=0.03)
+def noisy(sums: list[list[float]], counts: list[int], *, deviation: float, seed: int) -> PrototypeTotals:
+    """Class sums of length 400 that begin with `sums`, and counts, with the noise of one release."""
+    rng, truth = np.random.default_rng(seed), np.zeros((len(counts), 400))
+    truth[:, : len(sums[0])] = sums
+    found = counts + rng.normal(0, deviation / unit_weight(400), len(counts))
+    return PrototypeTotals(truth + rng.normal(0, deviation, truth.shape), np.rint(found).astype(np.int64))
 
 
-def test_a_class_whose_count_the_noise_has_eaten_never_wins_and_without_any_the_head_is_zero() -> None:
-    sums = np.ones((2, 5))
-    sums[1, -1] = -0.3
-    statistic = PrivatePrototypes(2, 4)
+def test_the_prototype_head_takes_off_what_noise_adds_to_the_lengths() -> None:
+    """Half and half (400 and 100 examples) at ±0.6 of their mean, 0; the smaller class has more noise."""
+    found, plain = [], []
+    for seed in range(100):
+        totals = noisy([[96.0], [-96.0]], [400, 100], deviation=2.0, seed=seed)
+        head = prototype_head(totals, deviation=2.0)
+        at_mean = totals.class_sum.sum(axis=0) / totals.class_count.sum()
+        for heads, one in ((found, head), (plain, totals.head())):
+            scores = one.scores(at_mean[None].astype(np.float32))[0]
+            heads.append(float(scores[0] - scores[1]))
+    truth = 0.96**2 - 0.24**2  # squared distances of the means, 0.24 and -0.96, to the mean 0
+    assert np.mean(found) == pytest.approx(truth, abs=0.03)
+    assert np.mean(plain) == pytest.approx(truth + 400 * (0.02**2 - 0.005**2), abs=0.03)
+
+
+def test_counts_that_differ_by_noise_alone_are_taken_as_equal_and_others_stay() -> None:
+    alike = noisy([[0.0]] * 30, [100] * 30, deviation=10.0, seed=0)
+    assert np.ptp(alike.class_count) > 100
+    assert np.ptp(_settled(alike.class_count, deviation=10.0 / unit_weight(400))) < 60
+    counts = np.array([1000, 2000, 4000])
+    assert _settled(counts, deviation=20.0).tolist() == pytest.approx(counts, rel=0.001)
+    assert _settled(counts, deviation=0.0).tolist() == counts.tolist()
+    assert _settled(np.array([500, 500]), deviation=0.0).tolist() == [500, 500]
+
+
+def test_a_class_lost_in_the_noise_hardly_wins_but_can_still_be_learnt() -> None:
+    statistic = PrivatePrototypes(3, 4)
+    sums = np.zeros((3, 5))
+    sums[0, 0] = sums[1, 1] = 50.0
+    sums[:, -1] = np.array([60.0, 60.0, -0.3]) * unit_weight(4)
     head = prototype_head(statistic.read({SUMS: sums}), deviation=1.0)
-    assert head.scores(np.zeros((1, 4), np.float32)).argmax() == 0
-    sums[0, -1] = 0.0
-    nothing = prototype_head(statistic.read({SUMS: sums}), deviation=1.0)
+    assert head.scores(np.eye(4, dtype=np.float32)).argmax(axis=1).tolist()[:2] == [0, 1]
+    assert not head.weight[2].any()
+    assert -4 < head.bias[2] < min(head.bias[:2])
+    nothing = prototype_head(statistic.read({SUMS: np.zeros((3, 5))}), deviation=1.0)
     assert not nothing.weight.any()
     assert not nothing.bias.any()
 

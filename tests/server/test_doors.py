@@ -3,18 +3,20 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app as client_app
-from foedus import records, simulation
+from foedus import noising, privacy_check, records, simulation
 from foedus.door import KEPT_FOLDER, LEDGER_FOLDER
 from foedus.errors import ConfigError, DoorError, RoundError
 from foedus.privacy.status import status
 from foedus.runs import RunFolder
 from foedus.site import find_sites
+from foedus.statistic import Arrays
 from foedus.study import load_study
 from server.app import conduct
 from server.federation import Federation
@@ -23,13 +25,13 @@ from server.local_grid import LocalGrid
 SAME = ("model/head.safetensors", "audit.json", "results.json")
 
 
-def _use(toy: Path, mode: str, *, study: str = "", policy: str = "") -> None:
+def _use(toy: Path, mode: str, *, study: str = "", policy: str = "", audited: bool = False) -> None:
     """Make the toy study and every site's policy use `mode`."""
     path = toy / "study.toml"
     text = re.sub(r'mode = ".*"', f'mode = "{mode}"', path.read_text())
     if mode in ("secure+ddp", "local-dp"):
         text = text.replace('kind = "number"', 'kind = "number"\nrange = [-4.0, 4.0]')
-        text = re.sub(r"\[fairness\]\n.*\n", "", text)
+        text = text if audited else re.sub(r"\[fairness\]\n.*\n", "", text)
     path.write_text(text + study)
     for site in find_sites(toy / "sites"):
         file = site / "site.toml"
@@ -215,3 +217,28 @@ def test_a_private_table_needs_declared_ranges(toy: Path) -> None:
     path.write_text(path.read_text().replace("range = [-4.0, 4.0]", "", 1))
     with pytest.raises(ConfigError, match="column 'a' has no range; a private study scales numbers"):
         _run(toy, "runs")
+
+
+@pytest.mark.parametrize("mode", ["secure+ddp", "local-dp"])
+def test_a_private_audit_is_charged_and_says_what_its_noise_costs_each_group(toy: Path, mode: str) -> None:
+    _use(toy, mode, audited=True)
+    run = _run(toy, "runs")
+    assert _spent(toy) == pytest.approx([3.0] * 4, abs=1e-3)
+    audit = json.loads((run.path / "audit.json").read_text())
+    assert audit["verdict"] in ("inconclusive", "fail")
+    assert any("the noise makes the interval wider" in note for note in audit["notes"])
+    assert "carries noise with a standard deviation" in (run.path / "report.html").read_text()
+
+
+def test_noise_three_times_too_small_fails_the_audit(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(toy, "local-dp", audited=True)
+    honest = noising.add_noise
+
+    def careless(*args: Any, multiplier: float, **more: Any) -> Arrays:
+        return honest(*args, multiplier=multiplier / 3, **more)
+
+    monkeypatch.setattr(privacy_check, "add_noise", careless)
+    run = _run(toy, "runs")
+    audit = json.loads((run.path / "audit.json").read_text())
+    assert audit["verdict"] == "fail"
+    assert "the noise is not what was claimed" in audit["reasons"][0]

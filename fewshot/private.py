@@ -26,6 +26,7 @@ from fewshot.prototypical import PrototypeTotals
 from fewshot.ridge import sum_settings
 from foedus.errors import FewShotError
 from foedus.examples import Examples
+from foedus.gradient import unit_weight
 from foedus.head import LinearHead
 from foedus.privacy import rows
 from foedus.privacy.clipping import SLACK
@@ -34,15 +35,6 @@ from foedus.statistic import Arrays, Quantity, Settings
 SUMS = "private-sums"
 CLIP = 1.0
 """Features of a private study have length one (foedus.backbones.Standardiser)."""
-
-
-def unit_weight(dim: int) -> float:
-    """w: what a unit counts beside a feature vector of length one, dim^(-1/4).
-
-    Noise of deviation s on a class sum and its count moves a prototype of length 1 by s sqrt(d + 1/w²)
-    over the count, and s grows as sqrt(1 + w²); the product is least at w² = 1/sqrt(d).
-    """
-    return CLIP * float(dim**-0.25)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def private_audit_request(policy: Policy, *, head: LinearHead, positive: int) ->
 def noise_notes(policy: Policy, totals: AuditTotals) -> list[str]:
     """What privacy costs each group: how much wider its interval is than the same counts' without noise."""
     z = simultaneous_z(2, policy.evidence.alpha)
-    notes = []
+    notes = ["Scores are not counted in a private study, so the area under the curve is undefined here."]
     for key, table in totals.tables.items():
         spread = f"{table.noise:.1f}"
         notes.append(f"{key}: each count carries noise with a standard deviation of about {spread} people.")

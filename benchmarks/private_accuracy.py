@@ -39,6 +39,7 @@ from foedus.demos import prepare
 from foedus.door import COLLUDERS
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.model import Model
 from foedus.privacy.accountant import calibrate
 from foedus.site import find_sites
 from foedus.statistic import Arrays, Quantity, Statistic
@@ -151,10 +152,10 @@ def rounds(
         head = start(door, at, share=START_SHARE * left)
         left *= 1 - START_SHARE
     for _ in range(count):
-        declared = gradient.quantities(head, clip_norm=CLIP_NORM)
+        declared = gradient.quantities(Model(head), clip_norm=CLIP_NORM)
         parts = [gradient.contribution(head, part, clip_norm=CLIP_NORM) for part in at.sites]
         total, _ = door.sum(declared, parts, left / count)
-        head = gradient.read(head, total, lr=lr, n=at.n).head
+        head = gradient.read(Model(head), total, lr=lr, n=at.n).model.head
     return head
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.private_tuning import private_gradient
 from clients.report import write_report
+from clients.rounds import Round, own_tensors, train_here
 from clients.statistics import build
-from clients.training import Descent, train
 from clients.workplace import Part, Workplace, open_workplace
 from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
@@ -25,6 +26,7 @@ from foedus.budget import release_of, round_name
 from foedus.door import Premises, Release, leave, session
 from foedus.errors import ConfigError, DataError
 from foedus.head import LinearHead
+from foedus.model import Model
 from foedus.site import find_sites, load_site
 from foedus.statistic import Arrays
 from foedus.study import NAME, Study, study_from_json
@@ -65,7 +67,8 @@ def statistic(message: Message, context: Context) -> Message:
         split = str(config[records.SPLIT])
         if split not in PARTS:
             raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
-        examples = site.examples(PARTS[split], standardiser=_standardiser(message))
+        standardiser = _standardiser(message)
+        examples = site.examples(PARTS[split], standardiser=standardiser, tuned=_tuned(message, site))
         alone = wanted.name in OWN_FIGURES and _is_alone(message, site.study)
         name = release_of(wanted.name) if site.study.door.private else ""
         return Release(wanted.measure(examples), wanted.declare(), unmasked=alone, name=name)
@@ -96,29 +99,24 @@ def secure(message: Message, context: Context) -> Message:
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
-    """One round of gradient descent from the shared head on this site's training examples."""
+    """One round of gradient descent from the shared model on this site's training examples."""
 
     def measure(site: Workplace) -> Release:
-        config, federation = _config(message), site.study.federation
-        shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
-        examples = site.examples("train", standardiser=_standardiser(message))
+        config = _config(message)
+        standardiser = _needed(_standardiser(message))
+        shared = Model.from_arrays(_arrays(message, records.ARRAYS))
+        number = int(config[records.SERVER_ROUND])  # type: ignore[arg-type]
         if site.study.door.private:
-            clip, name = site.study.door.clip_norm, round_name(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
-            arrays = gradient.contribution(shared, examples, clip_norm=clip)
-            return Release(arrays, gradient.quantities(shared, clip_norm=clip), name=name)
-        if not len(examples):
+            clip = site.study.door.clip_norm
+            arrays = private_gradient(site, shared, standardiser, clip_norm=clip)
+            return Release(arrays, gradient.quantities(shared, clip_norm=clip), name=round_name(number))
+        n = len(site.data.rows("train"))
+        if not n:
             raise DataError(f"site '{site.name}' has no training example; see foedus site check.")
-        descent = Descent(
-            epochs=federation.local_epochs,
-            batch_size=federation.batch_size,
-            lr=federation.lr,
-            weight_decay=federation.weight_decay,
-            proximal_mu=float(config.get(records.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
-        )
-        rng = site.rng(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
-        head, loss = train(shared, examples, descent, rng=rng)
-        n, n_total = len(examples), max(len(examples), int(config[records.N_TRAIN]))  # type: ignore[arg-type]
-        arrays = updates.contribution(shared, head, n=n, n_total=n_total, loss=loss)
+        mu = float(config.get(records.PROXIMAL_MU, 0.0))  # type: ignore[arg-type]
+        trained, loss = train_here(site, Round(number, _run(message), shared, standardiser, mu))
+        n_total = max(n, int(config[records.N_TRAIN]))  # type: ignore[arg-type]
+        arrays = updates.contribution(shared, trained, n=n, n_total=n_total, loss=loss)
         declared = updates.quantities(shared, n_sites=int(config[records.N_SITES]))  # type: ignore[arg-type]
         return Release(arrays=arrays, quantities=declared)
 
@@ -135,13 +133,9 @@ def report(message: Message, context: Context) -> Message:
 
     def measure(site: Workplace) -> Release:
         shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
-        standardiser = _standardiser(message)
-        if standardiser is None:
-            raise ConfigError("the request received", ["a report needs the standardiser"])
-        run = str(_config(message)[records.RUN])
-        if re.fullmatch(NAME, run) is None:
-            raise ConfigError("the request received", ["run is not a valid id"])
-        figures, evaluation, counts = write_report(site, shared, standardiser, run=run)
+        model = Model(shared, _arrays(message, records.TUNED))
+        standardiser = _needed(_standardiser(message))
+        figures, evaluation, counts = write_report(site, model, standardiser, run=_run(message))
         if site.study.door.private:
             return Release()
         released = site.config.policy.release_site_metrics
@@ -181,6 +175,33 @@ def site_folder(context: Context) -> Path:
     if SITES_VARIABLE in os.environ and "partition-id" in context.node_config:
         return find_sites(Path(os.environ[SITES_VARIABLE]))[int(context.node_config["partition-id"])]
     raise ConfigError("the node configuration", [f"{SITE_KEY} is missing; set it to the site's folder"])
+
+
+def _run(message: Message) -> str:
+    """The run's id, which names folders here.
+
+    Raises:
+        ConfigError: If it could be anything but a name.
+    """
+    run = str(_config(message)[records.RUN])
+    if re.fullmatch(NAME, run) is None:
+        raise ConfigError("the request received", ["run is not a valid id"])
+    return run
+
+
+def _tuned(message: Message, site: Workplace) -> Arrays:
+    """The backbone's tensors: what came, with this site's own in their place."""
+    return (
+        _arrays(message, records.TUNED) | own_tensors(site, _run(message))
+        if site.study.backbone.tuned
+        else {}
+    )
+
+
+def _needed(standardiser: Standardiser | None) -> Standardiser:
+    if standardiser is None:
+        raise ConfigError("the request received", ["the standardiser is missing"])
+    return standardiser
 
 
 def _is_alone(message: Message, study: Study) -> bool:

@@ -4,13 +4,15 @@ from typing import TypedDict
 
 import numpy as np
 
+from clients.rounds import own_model, own_tensors
 from clients.training import own_head
-from clients.workplace import Workplace
+from clients.workplace import Part, Workplace
 from foedus import files, metrics
 from foedus.backbones import Moments, Standardiser
 from foedus.evaluation import Evaluation
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.model import Model
 from foedus.statistic import Arrays
 
 LOCAL_STREAM, PERSONAL_STREAM = 1_000_001, 1_000_002
@@ -29,7 +31,7 @@ class Figures(TypedDict):
 
 
 def write_report(
-    site: Workplace, shared: LinearHead, standardiser: Standardiser, *, run: str
+    site: Workplace, shared: Model, standardiser: Standardiser, *, run: str
 ) -> tuple[Figures, Evaluation, Arrays]:
     """Fit the site's local and personal heads, compare them with the shared one, and keep the result.
 
@@ -38,7 +40,7 @@ def write_report(
 
     Args:
         site: Where we are.
-        shared: The federated head, on standardised features.
+        shared: The federated model; its head reads standardised features.
         standardiser: The federation's.
         run: The run's id.
 
@@ -46,35 +48,55 @@ def write_report(
         The site's own figures, which stay here unless its policy releases them; and the
         evaluation of its local (and personal) head with its counts, which are summed.
     """
-    test = site.examples("test", standardiser=standardiser)
+    tuned = shared.backbone | own_tensors(site, run) if shared.backbone else {}
+    test = site.examples("test", standardiser=standardiser, tuned=tuned)
     local, alone = local_head(site)
     local_test = _standardise(site.examples("test", standardiser=None), alone)
-    personal = personal_head(site, shared, standardiser)
+    personal, personal_test = personal_model(site, Model(shared.head, tuned), standardiser, run=run)
     figures = Figures(
         site=site.name,
         n_train=len(site.data.rows("train")),
         n_test=len(test),
         local=score(local, local_test),
-        federated=score(shared, test),
-        personal=None if personal is None else score(personal, test),
+        federated=score(shared.head, test),
+        personal=None if personal is None else score(personal.head, personal_test),
     )
     folder = site.folder / ".foedus" / "reports" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     files.write_json(folder / "report.json", figures)
     if personal is not None:
-        files.write_arrays(folder / "personal.safetensors", {**personal.arrays(), **standardiser.arrays()})
-    heads = [(local, local_test)] if personal is None else [(local, local_test), (personal, test)]
-    counted = [Evaluation([head]).measure(examples) for head, examples in heads]
+        files.write_arrays(folder / "personal.safetensors", {**personal.weights(), **standardiser.arrays()})
+    heads = [(local, local_test)]
+    heads += [] if personal is None else [(personal.head, personal_test)]
+    counted = [Evaluation([head], detail=True).measure(examples) for head, examples in heads]
     together = {key: np.concatenate([part[key] for part in counted]) for key in counted[0]}
-    return figures, Evaluation([head for head, _ in heads]), together
+    return figures, Evaluation([head for head, _ in heads], detail=True), together
 
 
-def personal_head(site: Workplace, shared: LinearHead, standardiser: Standardiser) -> LinearHead | None:
-    """The site's own version of the shared head, or None if the study asks for none."""
-    if site.study.backbone.personal == "none":
-        return None
-    own = site.examples("train", "validation", standardiser=standardiser)
-    return own_head(own, prior=shared, rng=site.rng(PERSONAL_STREAM))
+def personal_model(
+    site: Workplace, shared: Model, standardiser: Standardiser, *, run: str
+) -> tuple[Model | None, Examples]:
+    """The site's own version of the shared model, and its test examples; None if the study asks for none.
+
+    "head" is fitted now, around the shared one; the others come from the rounds. A site that trained in
+    no round has the shared model.
+    """
+
+    def examples(*splits: Part, tuned: Arrays) -> Examples:
+        return site.examples(*splits, standardiser=standardiser, tuned=tuned)
+
+    match site.study.backbone.personal:
+        case "none":
+            own = None
+        case "head":
+            fitted = examples("train", "validation", tuned=shared.backbone)
+            own = Model(own_head(fitted, prior=shared.head, rng=site.rng(PERSONAL_STREAM)), shared.backbone)
+        case "ditto":
+            own = own_model(site, run) or shared
+        case "fedper" | "fedrep":
+            kept = own_model(site, run)
+            own = Model(kept.head if kept else shared.head, shared.backbone)
+    return own, examples("test", tuned=shared.backbone if own is None else own.backbone)
 
 
 def local_head(site: Workplace) -> tuple[LinearHead, Standardiser]:

@@ -10,6 +10,8 @@ from fewshot.private import PrivatePrototypes, PrivateRidge
 from fewshot.prototypical import PrototypeSums
 from fewshot.ridge import RidgeSums
 from foedus.backbones import Centre, Moments
+from foedus.backbones.coral import Scatter
+from foedus.backbones.shift import Shift
 from foedus.config import nearest
 from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
@@ -29,6 +31,8 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         PrivatePrototypes,
         PrivateRidge,
         PrivateAudit,
+        Shift,
+        Scatter,
     )
 }
 

@@ -29,20 +29,30 @@ class Descent:
 
 
 def train(
-    head: LinearHead, examples: Examples, descent: Descent, *, rng: np.random.Generator
+    head: LinearHead,
+    examples: Examples,
+    descent: Descent,
+    *,
+    rng: np.random.Generator,
+    centre: LinearHead | None = None,
+    correction: LinearHead | None = None,
 ) -> tuple[LinearHead, float]:
     """Stochastic gradient descent on the mean cross-entropy.
 
     Args:
-        head: Where to start; also the centre of the proximal term (Li et al. 2020, FedProx, eq. 2).
+        head: Where to start.
         examples: n >= 1 standardised examples.
         descent: Epochs, batch size, rates.
         rng: Draws the order of the examples.
+        centre: Of the proximal term (Li et al. 2020, FedProx, eq. 2); `head` when None.
+        correction: Added to every gradient (Karimireddy et al. 2020, SCAFFOLD, eq. 3); nothing when None.
 
     Returns:
         The head after the last step, and the mean loss over all steps.
     """
     weight, bias = head.weight.copy(), head.bias.copy()
+    middle = centre or head
+    towards = correction or LinearHead.zeros(*weight.shape)
     lr, n = np.float32(descent.lr), len(examples)
     losses: list[float] = []
     for _ in range(descent.epochs):
@@ -52,10 +62,14 @@ def train(
             features, labels = examples.features[rows], examples.labels[rows]
             gradient, loss = _residuals(features @ weight.T + bias, labels)
             losses.append(loss)
-            pull = descent.weight_decay * weight + descent.proximal_mu * (weight - head.weight)
-            step_bias = gradient.mean(axis=0) + np.float32(descent.proximal_mu) * (bias - head.bias)
+            pull = (
+                descent.weight_decay * weight
+                + descent.proximal_mu * (weight - middle.weight)
+                + towards.weight
+            )
+            step_bias = gradient.mean(axis=0) + np.float32(descent.proximal_mu) * (bias - middle.bias)
             weight -= lr * (gradient.T @ features / np.float32(len(rows)) + pull).astype(np.float32)
-            bias -= lr * step_bias
+            bias -= lr * (step_bias + towards.bias)
     return LinearHead(weight, bias), float(np.mean(losses))
 
 

@@ -1,23 +1,32 @@
 """A site at work: its configuration, data and features, opened once per process."""
 
+import hashlib
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients import features
-from foedus.backbones import Standardiser, describe
+from foedus.backbones import Standardiser, describe, open_tunable
+from foedus.backbones.coral import Covariance
 from foedus.data import SiteData, load_site_data
 from foedus.errors import DoorError
 from foedus.examples import Examples
 from foedus.site import SiteConfig, allows_backbone, load_site
+from foedus.statistic import Arrays
 from foedus.study import Split, Study, study_from_json
+
+if TYPE_CHECKING:
+    from foedus.backbones.tunable import Kept, Tunable
 
 Part = Split | Literal["all"]
 """A split, or every record."""
+ANSWERS = 8
+"""Sets of tuned features that are kept: each split as pre-trained, at the start and at the end."""
 
 
 class Workplace:
@@ -30,7 +39,8 @@ class Workplace:
         self._require_allowed_backbone()
         self.data: SiteData = load_site_data(folder, self.config, study)
         self.spec = describe(study.backbone, study.table)
-        self.raw = features.features(folder, self.data, self.spec, study, device=self.config.device)
+        self._frozen: NDArray[np.float32] | None = None
+        self._tuned: dict[str, NDArray[np.float32]] = {}
         self._standardised: tuple[bytes, NDArray[np.float32]] | None = None
 
     @property
@@ -38,14 +48,67 @@ class Workplace:
         """The site's name."""
         return self.config.site.name
 
-    def examples(self, *splits: Part, standardiser: Standardiser | None) -> Examples:
-        """Examples of the splits named ("all" for every record), standardised if asked."""
+    @property
+    def raw(self) -> NDArray[np.float32]:
+        """(n, dim), float32: features of every record from the frozen backbone."""
+        if self._frozen is None:
+            device = self.config.device
+            self._frozen = features.features(self.folder, self.data, self.spec, self.study, device=device)
+        return self._frozen
+
+    @property
+    def tunable(self) -> "Tunable":
+        """The backbone with tensors that learn; shared by the process, so `load` before use."""
+        return open_tunable(self.study.to_json(), self.config.device)
+
+    def kept(self, rows: NDArray[np.int64]) -> "Kept":
+        """What the cache holds of some records: inputs of the part of the backbone that learns."""
+        return tuple(array[rows] for array in features.kept(self.folder, self.data, self.tunable))
+
+    def rows(self, *splits: Part) -> NDArray[np.int64]:
+        """Positions of the records of some splits, "all" for every one."""
         every = np.arange(len(self.data.labels))
-        rows = np.concatenate([every if split == "all" else self.data.rows(split) for split in splits])
+        return np.concatenate([every if split == "all" else self.data.rows(split) for split in splits])
+
+    def examples(
+        self, *splits: Part, standardiser: Standardiser | None, tuned: Arrays | None = None
+    ) -> Examples:
+        """Examples of the splits named ("all" for every record), standardised if asked.
+
+        Args:
+            splits: Which.
+            standardiser: The federation's.
+            tuned: The backbone's tensors, in a study that tunes it; as pre-trained when None.
+        """
+        rows = self.rows(*splits)
+        if self.study.backbone.tuned:
+            return self._tuned_examples(rows, standardiser, tuned or {})
         chosen = self.raw if standardiser is None else self._apply(standardiser)
         groups = {name: values[rows] for name, values in self.data.groups.items()}
         units = self.data.units[rows] if self.study.door.private else None
         return Examples(chosen[rows], self.data.labels[rows], groups, units)
+
+    def _tuned_examples(
+        self, rows: NDArray[np.int64], standardiser: Standardiser | None, tuned: Arrays
+    ) -> Examples:
+        found = self.embed(rows, tuned)
+        chosen = found if standardiser is None else standardiser.apply(found)
+        groups = {name: values[rows] for name, values in self.data.groups.items()}
+        units = self.data.units[rows] if self.study.door.private else None
+        return Examples(chosen, self.data.labels[rows], groups, units)
+
+    def embed(self, rows: NDArray[np.int64], tuned: Arrays) -> NDArray[np.float32]:
+        """(len(rows), dim), float32: features from the tuned backbone; the last few answers are kept."""
+        tensors = tuned or self.tunable.initial()
+        content = b"".join(tensors[name].tobytes() for name in sorted(tensors))
+        key = hashlib.sha256(rows.tobytes() + content).hexdigest()
+        if key not in self._tuned:
+            self.tunable.load(tensors)
+            self._tuned[key] = self.tunable.embed(self.kept(rows))
+        self._tuned[key] = found = self._tuned.pop(key)  # the last asked for is the last to go
+        while len(self._tuned) > ANSWERS:
+            del self._tuned[next(iter(self._tuned))]
+        return found
 
     def _require_allowed_backbone(self) -> None:
         """Before anything is opened: a coordinator may not choose what is read from this disk."""
@@ -63,8 +126,14 @@ class Workplace:
     def _apply(self, standardiser: Standardiser) -> NDArray[np.float32]:
         key = b"".join(array.tobytes() for array in standardiser.arrays().values())
         if self._standardised is None or self._standardised[0] != key:
-            self._standardised = (key, standardiser.apply(self.raw))
+            self._standardised = (key, self._align(standardiser))
         return self._standardised[1]
+
+    def _align(self, standardiser: Standardiser) -> NDArray[np.float32]:
+        """(n, dim), standardised and, if asked, aligned by the covariance of this site's own training examples."""
+        plain, colour = replace(standardiser, colour=None).apply(self.raw), standardiser.colour
+        own = None if colour is None else Covariance.of(plain[self.rows("train")])
+        return plain if own is None or colour is None else own.align(plain, colour)
 
 
 @lru_cache(maxsize=256)

@@ -137,6 +137,28 @@ def curve(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -
     return svg(PANEL, title, body, kind="panel")
 
 
+def reliability(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Observed over predicted, both 0..1; on the diagonal the model is as often right as it says."""
+    if not any(s.points for s in series):
+        return Markup("")
+    (width, height), edge = PANEL, (0.0, 0.25, 0.5, 0.75, 1.0)
+    x, y = Scale(0, 1, 52, width - 14), Scale(0, 1, height - 40, 30)
+    body = "".join(
+        f'<line class="grid" x1="52" x2="{width - 14}" y1="{y(t)}" y2="{y(t)}"/>'
+        f'<text x="46" y="{y(t) + 4}" text-anchor="end">{t:g}</text>'
+        f'<text x="{x(t)}" y="{height - 22}" text-anchor="middle">{t:g}</text>'
+        for t in edge
+    )
+    body += f'<line class="overall" x1="{x(0)}" x2="{x(1)}" y1="{y(0)}" y2="{y(1)}"/>'
+    body += (
+        f'<text x="{(52 + width - 14) / 2}" y="{height - 5}" text-anchor="middle">{escape(x_label)}</text>'
+    )
+    body += f'<text class="strong" x="8" y="14">{escape(y_label)}</text>'
+    body += "".join(_line(s, i, x, y) for i, s in enumerate(series))
+    body += _legend([s.name for s in series], width)
+    return svg(PANEL, title, body, kind="panel")
+
+
 def _whisker(low: float, value: float, high: float, middle: float, *, size: int) -> str:
     return (
         f'<line class="interval" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>'

@@ -6,8 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fairness import charts
+from fairness import charts, models
 from fairness.groups import SEPARATOR
+from fairness.models import DASH, num
 
 METRIC_NAMES = {
     "base_rate": "Base rate",
@@ -23,22 +24,12 @@ METRIC_NAMES = {
     "f1": "F1",
     "auc": "AUC",
 }
-MODEL_NAMES = {
-    "pooled": "Pooled (all data in one place, for comparison)",
-    "federated": "Federated",
-    "start": "Start (before gradient rounds)",
-    "personal": "Personal",
-    "local": "Local (each site alone)",
-    "local_everywhere": "Local, on all sites' test data",
-}
-SITE_MODELS = ("local", "personal", "federated", "pooled")
 VERDICTS = {
     "pass": ("Pass", "Every gate of the policy is met, with the evidence the policy asks for."),
     "fail": ("Fail", "At least one gate of the policy is not met."),
     "inconclusive": ("Inconclusive", "The evidence does not settle every gate. This is not a pass."),
 }
 DEFAULT_METRICS = ("tpr", "fpr", "selection_rate", "auc")
-DASH = "–"
 EMPTY: dict[str, Any] = {
     "models": {},
     "sites": [],
@@ -81,8 +72,7 @@ def render_report(
         rejected=[(line["round"], each) for line in rounds for each in line.get("rejected") or []],
         shots=_shot_curve(fewshot) if fewshot else "",
         metric_names=METRIC_NAMES,
-        model_names=MODEL_NAMES,
-        site_models=[m for m in SITE_MODELS if any(site.get(m) for site in results.get("sites") or [])],
+        **models.context(results),
     )
 
 
@@ -105,11 +95,6 @@ def _environment() -> Environment:
 def cross(name: str) -> str:
     """The name of an attribute or group, its parts joined as a reader would."""
     return name.replace(SEPARATOR, " × ")
-
-
-def num(value: float | None, digits: int = 3) -> str:
-    """A figure with fixed digits; a dash where there is none."""
-    return DASH if value is None else f"{value:,.{digits}f}"
 
 
 def interval(found: Mapping[str, Any], digits: int = 2) -> str:

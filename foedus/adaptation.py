@@ -69,9 +69,15 @@ def fit(
 
     Raises:
         RunError: If the run has no whitening, or `out` cannot be written.
-        FewShotError: If there are fewer than two classes, or none of a class that was named.
+        FewShotError: If there are fewer than two classes, none of a class that was named, or the run
+            aligns features.
     """
     study, standardiser, whitening = _open(run, classes)
+    if standardiser.colour is not None:
+        raise FewShotError(
+            f"run '{run.run_id}' aligns features (backbone.align), and a saved head reads them as they are; "
+            'use foedus fewshot evaluate, or run the study with align = "none".'
+        )
     workplace = Workplace(site, study)
     support = workplace.examples("all", standardiser=standardiser)
     head = adapt(support, method, classes=study.study.classes, whitening=whitening)
@@ -91,7 +97,7 @@ def _open(run: RunFolder, classes: list[str] | None) -> tuple[Study, Standardise
         )
     study = run.study()
     if classes is not None:
-        values = {**study.study.model_dump(), "classes": classes, "positive": None}
+        values = {**study.study.model_dump(), "classes": classes, "class_texts": None, "positive": None}
         study = study.model_copy(update={"study": validate(Identity, values, source="--classes")})
     standardiser = Standardiser.from_arrays(files.read_arrays(run.path / HEAD_FILE))
     return study, standardiser, Whitening.from_arrays(files.read_arrays(run.path / WHITENING_FILE))

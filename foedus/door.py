@@ -170,7 +170,7 @@ def _noised(message: Message, release: Release, premises: Premises) -> Release:
     masked = study.door.masked
     ledger = Ledger.open(
         premises.folder / LEDGER_FOLDER,
-        data=site.data.path,
+        data=site.data.identity,
         unit=site.data.unit or "record",
         cap_epsilon=site.policy.epsilon_cap,
         delta=study.door.delta,

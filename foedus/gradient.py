@@ -8,6 +8,7 @@ import numpy as np
 
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.model import Model
 from foedus.privacy.clipping import clipped_gradients
 from foedus.statistic import Arrays, Quantity
 from foedus.updates import Update
@@ -24,10 +25,15 @@ def unit_weight(dim: int) -> float:
     return float(dim**-0.25)
 
 
-def quantities(shared: LinearHead, *, clip_norm: float) -> dict[str, Quantity]:
-    """One array, (n_classes, d + 1): weight and bias; one unit changes it by at most `clip_norm`."""
-    n_classes, dim = shared.weight.shape
-    return {GRADIENT: Quantity((n_classes, dim + 1), sensitivity=clip_norm)}
+def quantities(shared: Model, *, clip_norm: float) -> dict[str, Quantity]:
+    """One array: (n_classes, d + 1), weight and bias; flat, with the tuned tensors behind by name, where there are any.
+
+    One unit changes it by at most `clip_norm`.
+    """
+    n_classes, dim = shared.head.weight.shape
+    tuned = sum(value.size for value in shared.backbone.values())
+    shape = (n_classes * (dim + 1) + tuned,) if tuned else (n_classes, dim + 1)
+    return {GRADIENT: Quantity(shape, sensitivity=clip_norm)}
 
 
 def contribution(shared: LinearHead, examples: Examples, *, clip_norm: float) -> Arrays:
@@ -40,16 +46,25 @@ def contribution(shared: LinearHead, examples: Examples, *, clip_norm: float) ->
     return {GRADIENT: w * np.column_stack([found.weight, found.bias])}
 
 
-def read(shared: LinearHead, total: Arrays, *, lr: float, n: float) -> Update:
-    """The head after one step down the mean gradient.
+def read(shared: Model, total: Arrays, *, lr: float, n: float, tuning_lr: float = 0.0) -> Update:
+    """The model after one step down the mean gradient.
 
     Args:
         shared: Where the gradient was taken.
         total: The sum, with noise.
-        lr: Learning rate.
+        lr: Learning rate of the head.
         n: Units behind the sum, as far as is known.
+        tuning_lr: Learning rate of the backbone's tensors.
     """
-    step = lr * np.asarray(total[GRADIENT], np.float64) / n
-    weight = (shared.weight - step[:, :-1]).astype(np.float32)
-    bias = (shared.bias - unit_weight(shared.weight.shape[1]) * step[:, -1]).astype(np.float32)
-    return Update(LinearHead(weight, bias), max(1, round(n)), 0.0)
+    n_classes, dim = shared.head.weight.shape
+    mean = np.asarray(total[GRADIENT], np.float64).ravel() / n
+    step = lr * mean[: n_classes * (dim + 1)].reshape(n_classes, dim + 1)
+    weight = (shared.head.weight - step[:, :-1]).astype(np.float32)
+    bias = (shared.head.bias - unit_weight(dim) * step[:, -1]).astype(np.float32)
+    backbone: Arrays = {}
+    place = n_classes * (dim + 1)
+    for name, value in sorted(shared.backbone.items()):
+        moved = tuning_lr * mean[place : place + value.size].reshape(value.shape)
+        backbone[name] = (value.astype(np.float64) - moved).astype(np.float32)
+        place += value.size
+    return Update(Model(LinearHead(weight, bias), backbone), max(1, round(n)), 0.0)

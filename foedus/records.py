@@ -14,6 +14,8 @@ METRICS = "metrics"
 PARAMETERS = "parameters"
 """Array parameters of a statistic."""
 STANDARDISER = "standardiser"
+TUNED = "tuned"
+"""The backbone's tuned tensors, beside a question about features."""
 
 STUDY = "study"
 STATISTIC = "statistic"

@@ -13,23 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from clients.app import SITES_VARIABLE
 from clients.app import app as client_app
 from clients.attack import attack
-from clients.report import local_head, score
-from clients.training import Descent, train
+from clients.report import score
 from clients.workplace import Workplace, open_workplace
 from fairness.audit import AuditReport
 from fairness.policy import load_policy
 from foedus import files
 from foedus.backbones import Standardiser, describe
+from foedus.backbones.saving import read_tuned
 from foedus.door import KEYS_FOLDER
 from foedus.errors import AuditError, ConfigError, FoedusError, RunError
-from foedus.examples import Examples
 from foedus.head import LinearHead
-from foedus.metrics import Metrics
+from foedus.reference import concatenate, local_everywhere, pooled_model
 from foedus.runs import HEAD_FILE, POLICY_FILE, RESULTS_FILE, RunFolder
 from foedus.secure.keystore import Keystore
 from foedus.secure.roster import Roster
@@ -157,9 +154,12 @@ def _add_reference(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) ->
     standardiser = outcome.federation.standardiser
     if standardiser is None:
         return
-    head = pooled_head(outcome.federation.study, workplaces, standardiser, outcome.training.start)
-    tests = {site.name: site.examples("test", standardiser=standardiser) for site in workplaces}
-    results = outcome.results
+    model = pooled_model(outcome.federation.study, workplaces, standardiser, outcome.training.start)
+    tests = {
+        site.name: site.examples("test", standardiser=standardiser, tuned=model.backbone)
+        for site in workplaces
+    }
+    head, results = model.head, outcome.results
     results["models"]["pooled"] = score(head, concatenate(list(tests.values())))
     for line in results["sites"]:
         line["pooled"] = (
@@ -171,32 +171,6 @@ def _add_reference(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) ->
     _rewrite(run, results)
 
 
-def pooled_head(
-    study: Study, workplaces: Sequence[Workplace], standardiser: Standardiser, start: LinearHead
-) -> LinearHead:
-    """The study's recipe with all training examples in one place; the best epoch by pooled validation loss."""
-    pooled, validation = (
-        concatenate([site.examples(split, standardiser=standardiser) for site in workplaces])
-        for split in ("train", "validation")
-    )
-    federation = study.federation
-    descent = Descent(federation.local_epochs, federation.batch_size, federation.lr, federation.weight_decay)
-    head = best = start
-    best_loss = _loss(start, validation)
-    for number in range(federation.rounds):
-        head, _ = train(head, pooled, descent, rng=np.random.default_rng([study.study.seed, number]))
-        if (loss := _loss(head, validation)) < best_loss:
-            best, best_loss = head, loss
-    return best
-
-
-def local_everywhere(site: Workplace, workplaces: Sequence[Workplace]) -> Metrics:
-    """A site's local head on the test examples of all sites: what it knows of the others' patients."""
-    head, standardiser = local_head(site)
-    tests = concatenate([other.examples("test", standardiser=None) for other in workplaces])
-    return score(head, Examples(standardiser.apply(tests.features), tests.labels))
-
-
 def _add_held_out(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> None:
     """Train without each site in turn, and test there."""
     federation = outcome.federation
@@ -205,7 +179,8 @@ def _add_held_out(run: RunFolder, outcome: Outcome, folders: Sequence[Path]) -> 
     for left_out in workplaces:
         others = [site.folder for site in workplaces if site is not left_out]
         standardiser, training = _train_without(federation.study, others, run)
-        found = score(training.best, left_out.examples("test", standardiser=standardiser))
+        test = left_out.examples("test", standardiser=standardiser, tuned=training.best.backbone)
+        found = score(training.best.head, test)
         rows.append({"site": left_out.name, **{key: found[key] for key in HELD_OUT_KEYS}})  # type: ignore[literal-required]
     outcome.results["held_out"] = rows
     _rewrite(run, outcome.results)
@@ -251,17 +226,6 @@ def _rewrite(run: RunFolder, results: dict[str, Any]) -> None:
     write_report(run)
 
 
-def _loss(head: LinearHead, examples: Examples) -> float:
-    loss = score(head, examples)["log_loss"]
-    return float("inf") if loss is None else loss
-
-
-def concatenate(parts: Sequence[Examples]) -> Examples:
-    """All examples in one; groups are dropped."""
-    features = np.concatenate([part.features for part in parts])
-    return Examples(features, np.concatenate([part.labels for part in parts]))
-
-
 def audit_again(run: RunFolder, *, policy: Path | None) -> AuditReport:
     """Audit a run's model once more, by its own policy or another; the run's log keeps both digests.
 
@@ -278,6 +242,7 @@ def audit_again(run: RunFolder, *, policy: Path | None) -> AuditReport:
         raise AuditError("the run's study names no policy; give one with --policy.")
     federation = Federation.enlist(LocalGrid(client_app, find_sites(Path(state["sites"]))), study, run.run_id)
     federation.standardiser = Standardiser.from_arrays(arrays)
+    federation.backbone = read_tuned(run.path / "model")
     digest = files.sha256_file(run.path / HEAD_FILE)
     report = run_audit(federation, LinearHead.from_arrays(arrays), run, model_digest=digest)
     if report is None:

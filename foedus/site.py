@@ -1,15 +1,19 @@
 """The site file: where an institution's data are, how they read, and what it allows (site.toml)."""
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from foedus.config import Section, read_toml, validate
 from foedus.errors import ConfigError
 from foedus.study import NAME
 
 SITE_FILE = "site.toml"
+SQL_TEXT = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+"""Quoted text and comments of a query, in which words and semicolons mean nothing."""
 
 
 class SiteIdentity(Section):
@@ -20,10 +24,15 @@ class SiteIdentity(Section):
 
 
 class DataSection(Section):
-    """[data]: paths are relative to the site file."""
+    """[data]: either a path, or a database's url and a query. Paths are relative to the site file."""
 
     kind: Literal["images", "text", "table"]
-    path: str
+    url: str | None = None
+    """text, table: "env:NAME", an environment variable that holds a database's URL; or the URL itself,
+    if it holds no password ("sqlite:///cases.db")."""
+    query: str | None = None
+    """text, table: the SELECT whose rows are the records; their order does not matter."""
+    path: str | None = Field(default=None, validate_default=True)
     """images: a folder with one sub-folder per class, a CSV/Parquet manifest, or a MedMNIST .npz.
     text, table: a CSV or Parquet file."""
     label: str | None = None
@@ -39,6 +48,63 @@ class DataSection(Section):
     """Column of the patient or customer id. Records with the same id are one unit, which stays on
     one side of the split, and so do copies of an image, a text or a row that carry it. When not
     set, byte-identical images or texts are one unit and each row of a table is its own."""
+
+    @property
+    def title(self) -> str:
+        """How messages call the data; never the url."""
+        return "the database query" if self.path is None else f"'{self.path}'"
+
+    @property
+    def identity(self) -> str:
+        """What the site's ledger knows the data by: the path, or a digest of url and query."""
+        if self.path is not None:
+            return self.path
+        query = " ".join((self.query or "").split())
+        return f"sql-{hashlib.sha256(f'{self.url} {query}'.encode()).hexdigest()[:16]}"
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        if url is None or re.fullmatch(r"env:[A-Za-z_]\w*", url):
+            return url
+        if re.search(r"://[\s\S]*:[\s\S]*@", url) or "?" in url:
+            raise ValueError(
+                "holds a password or options; put the whole URL in an environment variable and write "
+                '"env:" and its name here'
+            )
+        if "://" not in url:
+            raise ValueError('expected "env:NAME" or a database URL such as "sqlite:///cases.db"')
+        return url
+
+    @field_validator("query")
+    @classmethod
+    def _only_reads(cls, query: str | None) -> str | None:
+        if query is None:
+            return None
+        bare = SQL_TEXT.sub(" ", query).strip().rstrip("; \t\r\n").lower()
+        changes = {"insert", "update", "delete", "merge", "into"} & set(re.findall(r"\w+", bare))
+        if ";" in bare or changes or not re.match(r"(select|with)\b", bare):
+            raise ValueError("expected one statement that only reads: SELECT ... or WITH ... SELECT ...")
+        return query
+
+    @field_validator("path")
+    @classmethod
+    def _one_source(cls, path: str | None, info: ValidationInfo) -> str | None:
+        known = info.data
+        if not {"url", "query"} <= known.keys():  # what is wrong with them is reported
+            return path
+        asked = [key for key in ("url", "query") if known[key] is not None]
+        if path is not None and "://" in path:
+            raise ValueError("is a database's URL, not a file; give url and query instead")
+        if path is not None and asked:
+            raise ValueError(f"remove it, or {' and '.join(asked)}: the data are in a file or in a database")
+        if path is None and not asked:
+            raise ValueError("is missing; add it, or url and query for a database")
+        if len(asked) == 1:
+            raise ValueError(f"{asked[0]} is set alone; a database needs url and query, a file only path")
+        if asked and known.get("kind") == "images":
+            raise ValueError("is missing; images are read from files, not from a database")
+        return path
 
 
 class GroupSection(Section):

@@ -13,13 +13,19 @@ from foedus.errors import ConfigError
 
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "qfedavg",
-    "fedmedian", "fedtrimmedavg", "krum", "bulyan",
+    "fedmedian", "fedtrimmedavg", "krum", "bulyan", "scaffold",
 ]  # fmt: skip
 SINGLE_UPDATES = frozenset({"qfedavg", "fedmedian", "fedtrimmedavg", "krum", "bulyan"})
 """Strategies that read each site's update; the others need only the weighted mean."""
+Start = Literal["ridge", "prototypes", "zero"]
 Method = Literal["prototypical", "ridge"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+OTHER_TASKS = {
+    "regression": "cut the number into classes, such as low, middle and high",
+    "multilabel": 'run one study for each label, with classes = ["no", "yes"]',
+}
+"""What people ask for beside classification, and what to do instead."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -29,9 +35,12 @@ class Identity(Section):
     name: str = Field(pattern=NAME)
     """Name of the study: letters, digits, dot, dash, underscore; at most 64."""
     task: Literal["classification"] = "classification"
-    """What is learnt."""
+    """What is learnt: one of the classes for each record."""
     classes: Names = Field(min_length=2, max_length=1000)
     """Names of the classes, in the order of the head's outputs."""
+    class_texts: list[str] | None = None
+    """A text that describes each class, for the zero-shot baseline of a text or CLIP backbone; the classes'
+    names when not set."""
     positive: str | None = None
     """The class the audit calls positive; the last one when not set."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -41,7 +50,24 @@ class Identity(Section):
     def _check(self) -> Self:
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"positive is '{self.positive}', which is not one of the classes")
+        texts = self.class_texts
+        if texts is not None and (len(texts) != len(self.classes) or not all(map(str.strip, texts))):
+            raise ValueError(
+                f"class_texts holds {len(texts)} texts for {len(self.classes)} classes; write one for each, none blank"
+            )
         return self
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _only_classification(cls, task: object) -> object:
+        if isinstance(task, str) and task in OTHER_TASKS:
+            raise ValueError(f'"{task}" is not supported, only "classification"; {OTHER_TASKS[task]}')
+        return task
+
+    @property
+    def texts(self) -> list[str]:
+        """What describes each class."""
+        return self.class_texts or [name.replace("-", " ").replace("_", " ") for name in self.classes]
 
 
 class BackboneSection(Section):
@@ -55,19 +81,68 @@ class BackboneSection(Section):
     """Side of the square an image is resized to, pixels; a multiple of 32."""
     max_tokens: int | None = Field(default=None, ge=8, le=512)
     """Longest text that is read, tokens."""
-    tune: str = "head"
-    """What is trained: "head" (the backbone stays frozen)."""
-    personal: Literal["none", "head"] = "none"
-    """"head": each site also fits its own head, starting from the shared one."""
+    tune: Literal["head", "lora", "last-blocks", "full"] = "head"
+    """What learns besides the head: "head" nothing, "lora" small matrices beside the weights, "last-blocks"
+    the top of the network, "full" all of it."""
+    personal: Literal["none", "head", "ditto", "fedper", "fedrep"] = "none"
+    """What each site keeps for itself. "head": its own head, fitted around the shared one after the rounds.
+    "ditto": its own model, drawn to the shared one in every round. "fedper", "fedrep": its own head all along,
+    on a shared backbone, trained with it or before it."""
+    align: Literal["none", "coral"] = "none"
+    """"coral": each site whitens its own features and gives them the covariance of all, without labels."""
+    local_norms: bool = False
+    """Whether each site keeps the weights and biases of the tuned normalisation layers (FedBN)."""
 
-    @field_validator("tune")
-    @classmethod
-    def _only_head(cls, tune: str) -> str:
-        if tune in ("lora", "last-blocks", "full"):
-            raise ValueError(f'tune = "{tune}" is not in this version; set tune = "head"')
-        if tune != "head":
-            raise ValueError(f'tune is "{tune}"; set tune = "head"')
-        return tune
+    @property
+    def keeps_heads(self) -> bool:
+        """Whether heads never leave the sites during the rounds."""
+        return self.personal in ("fedper", "fedrep")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether anything in the backbone learns."""
+        return self.tune != "head"
+
+
+class TuningSection(Section):
+    """[tuning]: how the backbone learns, where backbone.tune is not "head"."""
+
+    blocks: int | None = Field(default=None, ge=1)
+    """How many of the last blocks learn: last-blocks 1, lora all, when not set."""
+    rank: int = Field(default=8, ge=1, le=256)
+    """lora: rank of the small matrices."""
+    alpha: float = Field(default=16.0, gt=0)
+    """lora: their product counts alpha / rank."""
+    targets: list[str] = []
+    """lora: last parts of the names of the layers that get them; the attention's, or the pointwise
+    convolutions, when empty."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """How a site descends; adamw is set back in every round. scaffold needs sgd."""
+    lr: float = Field(default=1e-3, gt=0, le=100)
+    """Learning rate of the backbone's tensors; federation.lr is the head's."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Factor on lr for each block further down."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """Decay of the backbone's matrices; federation.weight_decay is the head's."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the features, and of the inputs of lora's matrices, that is left out at random."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a label's weight that is spread over all classes."""
+    max_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients of a step are cut to this L2 norm; not under scaffold."""
+    augment: Literal["none", "crop", "crop-flip"] = "none"
+    """Images: random shifts (and mirroring) in training. The whole network then runs in every epoch."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products and convolutions; auto is bfloat16 on a GPU, float32 on a CPU."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Examples on the device at once; their gradients add up to a batch's. All when not set; halved
+    where the memory does not suffice."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: slower, less memory."""
+    compile: bool = False
+    """torch.compile: a minute's wait, worth it for long rounds on a GPU."""
+    head_epochs: int = Field(default=1, ge=1, le=100)
+    """fedrep: epochs in which a site's own head learns, before the backbone does."""
 
 
 class FederationSection(Section):
@@ -75,7 +150,7 @@ class FederationSection(Section):
 
     strategy: Strategy = "fedavg"
     """Flower's strategy that turns the sites' answers into the next head."""
-    start: Literal["ridge", "prototypes", "zero"] = "ridge"
+    start: Start = "ridge"
     """Head before the first gradient round; ridge and prototypes come from one round of sums."""
     rounds: int = Field(default=10, ge=1, le=10_000)
     """Gradient rounds."""
@@ -101,6 +176,8 @@ class FederationSection(Section):
     """fedavgm: momentum of the coordinator."""
     fairness_q: float = Field(default=0.1, ge=0)
     """qfedavg: 0 weighs sites as fedavg does, larger values favour sites with a high loss."""
+    ditto_lambda: float = Field(default=0.1, gt=0)
+    """personal = "ditto": pull of a site's own model to the shared one."""
     malicious_sites: int = Field(default=0, ge=0)
     """krum, bulyan: how many sites may send anything."""
     trim: float = Field(default=0.2, gt=0, lt=0.5)
@@ -165,6 +242,7 @@ class Study(Section):
 
     study: Identity
     backbone: BackboneSection = BackboneSection()
+    tuning: TuningSection = TuningSection()
     federation: FederationSection = FederationSection()
     door: DoorSection = DoorSection()
     table: TableSection | None = None
@@ -173,7 +251,12 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._table_problems(), *self._fewshot_problems(), *self._door_problems()]
+        problems = [
+            *self._table_problems(),
+            *self._tuning_problems(),
+            *self._fewshot_problems(),
+            *self._door_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -186,11 +269,57 @@ class Study(Section):
                 f'federation.strategy "{strategy}" reads each site\'s update, which door.mode "{door.mode}" hides; '
                 'set door.mode = "local-dp" where the sites allow it, or choose a strategy that needs the mean only'
             )
+        if door.private and strategy == "scaffold":
+            problems.append(
+                f'"scaffold" sends a second vector, which has no place in the privacy budget of door.mode '
+                f'"{door.mode}"; choose another strategy'
+            )
+        if door.private and (self.backbone.keeps_heads or self.backbone.personal == "ditto"):
+            problems.append(
+                f'backbone.personal = "{self.backbone.personal}" needs rounds of local training, which door.mode '
+                f'"{door.mode}" replaces by one noisy gradient; set personal = "head"'
+            )
+        if door.private and self.backbone.local_norms:
+            problems.append(
+                f'backbone.local_norms needs local training, which door.mode "{door.mode}" replaces'
+            )
+        if door.private and self.backbone.align != "none":
+            problems.append(
+                f'backbone.align = "{self.backbone.align}" asks for a covariance, which has no place in the privacy '
+                f'budget of door.mode "{door.mode}"; set align = "none"'
+            )
         if door.private and self.fewshot is not None:
             problems.append(
                 f'[fewshot] has no place in the privacy budget of door.mode "{door.mode}"; remove it, and let each '
                 "new site adapt the finished model by itself with foedus fewshot"
             )
+        return problems
+
+    def _tuning_problems(self) -> list[str]:
+        backbone, tuning, strategy = self.backbone, self.tuning, self.federation.strategy
+        problems = []
+        if backbone.tuned and backbone.source == "tabular":
+            problems.append('backbone.tune: a table has no network to tune; set tune = "head"')
+        if not backbone.tuned and tuning != TuningSection():
+            problems.append('[tuning] is given but backbone.tune is "head"; remove it, or set tune')
+        if not backbone.tuned and (backbone.keeps_heads or backbone.local_norms):
+            key = "local_norms" if backbone.local_norms else f'personal = "{backbone.personal}"'
+            problems.append(f'backbone.{key} needs a backbone that learns; set tune = "lora", for example')
+        if backbone.tuned and backbone.align != "none":
+            problems.append(
+                f'backbone.align = "{backbone.align}" needs features that stay as they are, and tune = '
+                f'"{backbone.tune}" moves them; set tune = "head" or align = "none"'
+            )
+        if backbone.local_norms and backbone.tune == "lora":
+            problems.append("backbone.local_norms: lora trains no normalisation layer; remove it")
+        if strategy == "scaffold" and backbone.tuned and tuning.optimizer != "sgd":
+            problems.append(
+                'federation.strategy "scaffold" corrects plain gradients; set tuning.optimizer = "sgd"'
+            )
+        if strategy == "scaffold" and (backbone.keeps_heads or backbone.personal == "ditto"):
+            problems.append(f'"scaffold" and backbone.personal = "{backbone.personal}" do not go together')
+        if tuning.blocks is not None and backbone.tune == "full":
+            problems.append('tuning.blocks: tune = "full" trains every block; remove it')
         return problems
 
     def _table_problems(self) -> list[str]:

@@ -25,7 +25,7 @@ from server.results import (
     write_report,
 )
 from server.rounds import Training, restore, run_rounds, save
-from server.start import begin
+from server.start import begin, refit
 
 log = logging.getLogger(__name__)
 app = ServerApp()
@@ -72,6 +72,8 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     training = _begin_or_resume(federation, run)
     tell("rounds", {"total": study.federation.rounds, "done": training.round})
     training = run_rounds(federation, training, run, lambda line: tell("round", line))
+    if study.backbone.keeps_heads:
+        training = refit(federation, training)
     digest = save_model(federation, training.best, run)
     tell("reports", {})
     figures, own_heads = federation.reports(training.best)
@@ -80,7 +82,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     fewshot = _adapt(federation, run)
     tell("audit", {})
     attacked = results["privacy"]["attack"]
-    audit = run_audit(federation, training.best, run, model_digest=digest, attack=attacked)
+    audit = run_audit(federation, federation.use(training.best), run, model_digest=digest, attack=attacked)
     files.write_json(run.path / RESULTS_FILE, results)
     write_card(run, results, audit)
     write_report(run)

@@ -18,6 +18,7 @@ from foedus.errors import DoorError, RoundError
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import Metrics
+from foedus.model import Model
 from foedus.secure.roster import Roster
 from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
@@ -41,6 +42,7 @@ class Federation:
         newcomers: Node id to name of the sites that only adapt the result.
         refused: Site (or node) to why it does not take part.
         standardiser: Set once the feature moments are known.
+        backbone: The tuned tensors that statistics are measured with; as pre-trained when empty.
         n_train: Training examples of all sites together; set with the standardiser.
         sums: How totals are learnt.
     """
@@ -52,6 +54,7 @@ class Federation:
     newcomers: dict[int, str]
     refused: dict[str, str]
     standardiser: Standardiser | None = None
+    backbone: Arrays = field(default_factory=dict)
     n_train: int = 0
     sums: Sums = field(default_factory=PlainSums)
 
@@ -122,6 +125,11 @@ class Federation:
         total, _ = sums.total(cohort, messages, declared, what=what)
         return statistic.read(total)
 
+    def use(self, model: Model) -> LinearHead:
+        """The model's head; from now on every statistic is measured with its backbone."""
+        self.backbone = model.backbone
+        return model.head
+
     def deviation(self, statistic: Statistic[T]) -> float:
         """Standard deviation of the noise on each entry of a private statistic's total of one array.
 
@@ -137,19 +145,20 @@ class Federation:
         """What arrives when `quantities` leave as that release of a private study."""
         return noising.declared(quantities, plan(self.study).multiplier(release))
 
-    def reports(self, head: LinearHead) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
+    def reports(self, model: Model) -> tuple[list[dict[str, Any]], dict[str, Metrics]]:
         """Have every site write its own report.
 
         Returns:
             The figures of the sites whose policy releases them; and the metrics of the sites'
             local (and personal) heads on all test examples together.
         """
+        head = self.use(model)
         messages = self.messages(records.QUERY_REPORT, self.cohort, arrays=head.arrays())
         if self.study.door.private:
             self.gather(messages, lambda name, reply: None, what="asking for reports")
             return [], {}
         kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
-        evaluation = Evaluation([head] * len(kinds))
+        evaluation = Evaluation([head] * len(kinds), detail=True)
         released: dict[str, dict[str, Any]] = {}
 
         def listen(name: str, reply: Message) -> None:
@@ -198,6 +207,8 @@ class Federation:
         """One message a node, all with the same content."""
         content = RecordDict({records.CONFIG: self.config(config or {})})
         self.attach_standardiser(content)
+        if self.backbone:
+            content[records.TUNED] = records.to_record(self.backbone)
         if parameters:
             content[records.PARAMETERS] = records.to_record(parameters)
         if arrays:

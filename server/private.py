@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from fewshot.private import PrivatePrototypes, PrivateRidge, prototype_head, ridge_head
-from foedus.backbones import Centre, describe, public_standardiser
+from foedus.backbones import Centre, describe, initial, public_standardiser
 from foedus.head import LinearHead
+from foedus.model import Model
 from server.federation import Federation
 from server.rounds import Training
 
@@ -28,7 +29,8 @@ def begin_private(federation: Federation) -> Training:
     federation.standardiser = replace(federation.standardiser, centre=shrunk)
     federation.n_train = found.n
     head = _start(federation, dim)
-    return Training(start=head, head=head, best=head, best_loss=float("inf"))
+    model = Model(head, initial(study))
+    return Training(start=model, model=model, best=model, best_loss=float("inf"))
 
 
 def _start(federation: Federation, dim: int) -> LinearHead:

@@ -1,5 +1,6 @@
 """What a finished run leaves: the model, its card, results.json, audit.json, report.html."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from fairness.policy import Policy, load_policy
 from fairness.private import noise_notes, private_audit_request
 from fairness.report import render_report
 from foedus import __version__, files
-from foedus.backbones import describe
+from foedus.backbones import describe, registry
+from foedus.backbones.saving import save_tuned
+from foedus.backbones.zero_shot import on_standardised
 from foedus.budget import statement
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
-from foedus.metrics import Metrics
+from foedus.metrics import SCALARS, Metrics
+from foedus.model import Model
 from foedus.privacy_check import check_mechanism, rounds_epsilon
 from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, HEAD_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
 from foedus.study import Study
@@ -23,11 +27,12 @@ from server.federation import Federation
 from server.rounds import Training
 
 
-def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
+def save_model(federation: Federation, model: Model, run: RunFolder) -> str:
     """Write the model folder; returns the head file's sha256."""
     standardiser = federation.standardiser
     extra = {} if standardiser is None else standardiser.arrays()
-    digest = files.write_arrays(run.path / HEAD_FILE, {**head.arrays(), **extra})
+    digest = files.write_arrays(run.path / HEAD_FILE, {**model.head.arrays(), **extra})
+    tuned = save_tuned(federation.study, model.backbone, run.path / "model") if model.backbone else {}
     spec = describe(federation.study.backbone, federation.study.table)
     backbone = {
         "source": spec.source,
@@ -40,21 +45,44 @@ def save_model(federation: Federation, head: LinearHead, run: RunFolder) -> str:
         "classes": federation.study.study.classes,
         "head_sha256": digest,
         "foedus": __version__,
+        **tuned,
     }
     files.write_json(run.path / "model/backbone.json", backbone)
     return digest
 
 
 def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
-    """The start and the federated head on all sites' test examples together."""
+    """Start, federated model and, where the backbone reads texts, the zero-shot baseline.
+
+    On all sites' test examples together. A private study pays for each evaluation, and asks for one.
+    """
     if federation.study.door.private:
-        private = Evaluation([training.best], counts_only=True)
+        private = Evaluation([federation.use(training.best)], counts_only=True)
         [[best]] = federation.ask(private, split="test", what="the final test")
         return {"federated": best.metrics}
-    [[start], [best]] = federation.ask(
-        Evaluation([training.start, training.best]), split="test", what="the final test"
-    )
-    return {"start": start.metrics, "federated": best.metrics}
+    study = federation.study
+    raw = registry.zero_shot(study.backbone, study.table, study.study.texts)
+    standardiser = federation.standardiser
+    baseline: dict[str, LinearHead] = {}
+    found: dict[str, Metrics] = {}
+    if raw is not None and standardiser is not None and standardiser.colour is not None:
+        # Aligned features differ by site; the baseline reads them as they are.
+        plain = replace(federation, standardiser=None)
+        found = _test(plain, {"zero_shot": raw}, what="the test of the zero-shot baseline")
+    elif raw is not None and standardiser is not None:
+        baseline = {"zero_shot": on_standardised(raw, standardiser)}
+    if training.best.backbone:  # the baseline belongs to the backbone as it was pre-trained
+        before = {"start": federation.use(training.start), **baseline}
+        found |= _test(federation, before, what="the test of the start")
+        return found | _test(federation, {"federated": federation.use(training.best)}, what="the final test")
+    heads = {"start": training.start.head, "federated": training.best.head, **baseline}
+    return found | _test(federation, heads, what="the final test")
+
+
+def _test(federation: Federation, heads: dict[str, LinearHead], *, what: str) -> dict[str, Metrics]:
+    """All figures of each head, on all sites' test examples together."""
+    found = federation.ask(Evaluation(list(heads.values()), detail=True), split="test", what=what)
+    return {name: best.metrics for name, [best] in zip(heads, found, strict=True)}
 
 
 def run_audit(
@@ -135,7 +163,7 @@ def build_results(
             **statement(federation.study),
             "attack": attack(federation.study),
             "at_site": None,
-            "accuracy_noise": accuracy_noise(federation, training.best, models["federated"]),
+            "accuracy_noise": accuracy_noise(federation, training.best.head, models["federated"]),
         },
         "notes": [],
     }
@@ -172,7 +200,7 @@ def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | No
     if not found:
         return None
     means: dict[str, float | None] = {"n": sum(int(metrics["n"]) for metrics in found)}
-    for key in ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss"):
+    for key in SCALARS:
         values = [metrics[key] for metrics in found if metrics[key] is not None]
         means[key] = float(np.mean(values)) if values else None
     return means
@@ -193,6 +221,10 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
     metrics = results["models"]["federated"]
     shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
     verdict = audit.verdict if audit else "not audited: the study names no policy"
+    aligned = [
+        "- The standardised features are aligned before the head reads them: whitened by the covariance of the "
+        "site's own training examples, then multiplied by `feature-colour` (CORAL).",
+    ]
     lines = [
         f"# {study.study.name}",
         "",
@@ -204,6 +236,7 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
         f"- Fairness verdict: **{verdict}**",
         "- `head.safetensors`: `weight` (classes, features), `bias`, and the standardisation of the features "
         "(`feature-mean`, `feature-scale`): scores = ((x - mean) / scale) @ weight.T + bias.",
+        *(aligned if study.backbone.align == "coral" else []),
         "- `backbone.json`: the frozen backbone, its digest and preprocessing.",
         "",
         "Do not deploy it unless the verdict is pass and an auditor has signed it.",

@@ -1,6 +1,6 @@
 """Gradient rounds: Flower's strategy says what to send and how to combine, this loop does the rest.
 
-After each round the head, the best head so far and the strategy's memory are on disk; a run
+After each round the model, the best model so far and the strategy's memory are on disk; a run
 killed at any moment goes on from there and ends with the same bytes.
 """
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
@@ -21,8 +20,8 @@ from foedus import gradient, records, updates
 from foedus.budget import plan
 from foedus.errors import RoundError
 from foedus.evaluation import Evaluation
-from foedus.head import LinearHead
 from foedus.metrics import Metrics
+from foedus.model import Model, part
 from foedus.runs import RunFolder
 from foedus.statistic import Arrays
 from foedus.study import SINGLE_UPDATES
@@ -44,18 +43,18 @@ class Training:
     """Where training stands after a round.
 
     Attributes:
-        start: The head before the first round.
-        head: The shared head.
-        best: The head with the lowest federated validation loss so far.
+        start: The model before the first round.
+        model: The shared model.
+        best: The model with the lowest federated validation loss so far.
         best_loss: That loss.
         best_round: The round it came from; 0 is the start.
         lines: One dictionary per finished round.
         memory: The strategy's own state.
     """
 
-    start: LinearHead
-    head: LinearHead
-    best: LinearHead
+    start: Model
+    model: Model
+    best: Model
     best_loss: float
     best_round: int = 0
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -90,10 +89,10 @@ def _patience_is_over(federation: Federation, training: Training) -> bool:
 
 def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> Training:
     number = training.round + 1
-    head, loss, gathered = train_once(federation, strategy, training.head, number)
-    found = _validate(federation, head, number)
+    model, loss, gathered = train_once(federation, strategy, training.model, number)
+    found = _validate(federation, model, number)
     validation_loss = found["log_loss"] if found else None
-    # Without any validation example the last head is the best known.
+    # Without any validation the last model is the best known.
     better = validation_loss is None or validation_loss < training.best_loss
     line = {
         "round": number,
@@ -111,8 +110,8 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
     log.info("round %s: %s sites, loss %.4f, %.2f s", number, line["answered"], loss, gathered.seconds)
     return Training(
         start=training.start,
-        head=head,
-        best=head if better else training.best,
+        model=model,
+        best=model if better else training.best,
         best_loss=validation_loss if better and validation_loss is not None else training.best_loss,
         best_round=number if better else training.best_round,
         lines=[*training.lines, line],
@@ -120,24 +119,29 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
     )
 
 
-def _validate(federation: Federation, head: LinearHead, number: int) -> Metrics | None:
-    """The head on all validation examples; None in a private study, which spends nothing on it."""
-    if federation.study.door.private:
+def _validate(federation: Federation, model: Model, number: int) -> Metrics | None:
+    """The model on all validation examples.
+
+    None in a private study, which spends nothing on it, and where the shared head stays behind while
+    each site trains its own.
+    """
+    if federation.study.door.private or federation.study.backbone.keeps_heads:
         return None
+    head = federation.use(model)
     [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
     return candidate.metrics
 
 
 def train_once(
-    federation: Federation, strategy: FedAvg, head: LinearHead, number: int
-) -> tuple[LinearHead, float, Gathered]:
-    """One round of training: the next head, the cohort's mean training loss, how the exchange went.
+    federation: Federation, strategy: FedAvg, model: Model, number: int
+) -> tuple[Model, float, Gathered]:
+    """One round of training: the next model, the cohort's mean training loss, how the exchange went.
 
     Raises:
         RoundError: If the quorum is not reached or the strategy cannot combine the answers.
     """
-    messages = _train_messages(federation, strategy, head, number)
-    received, gathered = _updates(federation, messages, head, what=f"round {number}")
+    messages = _train_messages(federation, strategy, model, number)
+    received, gathered = _updates(federation, messages, model, what=f"round {number}")
     try:
         replies = [_as_reply(update, messages[0]) for update in received]
         arrays, metrics = strategy.aggregate_train(number, replies)
@@ -147,16 +151,16 @@ def train_once(
         ) from error
     if arrays is None or metrics is None:
         raise RoundError(f"round {number}: the strategy found no answer it can use.")
-    combined = LinearHead.from_arrays(records.from_record(arrays))
-    if not (np.isfinite(combined.weight).all() and np.isfinite(combined.bias).all()):
-        raise RoundError(f"round {number}: the combined head is not finite; lower lr or server_lr.")
+    combined = Model.from_arrays(records.from_record(arrays))
+    if not combined.finite():
+        raise RoundError(f"round {number}: the combined model is not finite; lower lr or server_lr.")
     return combined, float(metrics[records.TRAIN_LOSS]), gathered  # type: ignore[arg-type]
 
 
-def _train_messages(federation: Federation, strategy: FedAvg, head: LinearHead, number: int) -> list[Message]:
+def _train_messages(federation: Federation, strategy: FedAvg, model: Model, number: int) -> list[Message]:
     grid = CohortGrid(federation.grid, sorted(federation.cohort, key=federation.cohort.__getitem__))
     messages = list(
-        strategy.configure_train(number, records.to_record(head.arrays()), _round_config(federation), grid)
+        strategy.configure_train(number, records.to_record(model.arrays()), _round_config(federation), grid)
     )
     for message in messages:
         federation.attach_standardiser(message.content)
@@ -170,42 +174,43 @@ def _round_config(federation: Federation) -> ConfigRecord:
 
 
 def _updates(
-    federation: Federation, messages: list[Message], head: LinearHead, *, what: str
+    federation: Federation, messages: list[Message], model: Model, *, what: str
 ) -> tuple[list[Update], Gathered]:
     """What the strategy reads: the mean update alone or, for robust strategies, each site's."""
     if federation.study.door.private:
-        return _private_updates(federation, messages, head, what=what)
-    declared = updates.quantities(head, n_sites=len(federation.cohort))
+        return _private_updates(federation, messages, model, what=what)
+    declared = updates.quantities(model, n_sites=len(federation.cohort))
     if federation.study.federation.strategy not in SINGLE_UPDATES:
         total, gathered = federation.total(messages, declared, what=what)
-        return [updates.read(head, total, n_total=federation.n_train)], gathered
+        return [updates.read(model, total, n_total=federation.n_train)], gathered
     single: dict[str, Update] = {}
 
     def accept(name: str, reply: Message) -> None:
         arrays = decode(reply, records.ARRAYS)
         check(arrays, declared)
-        single[name] = updates.read(head, arrays, n_total=federation.n_train)
+        single[name] = updates.read(model, arrays, n_total=federation.n_train)
 
     gathered = federation.gather(messages, accept, what=what)
     return [single[name] for name in sorted(single)], gathered
 
 
 def _private_updates(
-    federation: Federation, messages: list[Message], head: LinearHead, *, what: str
+    federation: Federation, messages: list[Message], model: Model, *, what: str
 ) -> tuple[list[Update], Gathered]:
     """One step down the noisy gradient: of all sites together or, for robust strategies, of each."""
     door, lr = federation.study.door, federation.study.federation.lr
-    declared = federation.noised(gradient.quantities(head, clip_norm=door.clip_norm), what)
+    tuning_lr = federation.study.tuning.lr
+    declared = federation.noised(gradient.quantities(model, clip_norm=door.clip_norm), what)
     if federation.study.federation.strategy not in SINGLE_UPDATES:
         total, gathered = federation.total(messages, declared, what=what)
-        return [gradient.read(head, total, lr=lr, n=federation.n_train)], gathered
+        return [gradient.read(model, total, lr=lr, n=federation.n_train, tuning_lr=tuning_lr)], gathered
     single: dict[str, Update] = {}
 
     def accept(name: str, reply: Message) -> None:
         arrays = decode(reply, records.ARRAYS)
         check(arrays, declared)
         share = max(1.0, federation.n_train / len(federation.cohort))
-        single[name] = gradient.read(head, arrays, lr=lr, n=share)
+        single[name] = gradient.read(model, arrays, lr=lr, n=share, tuning_lr=tuning_lr)
 
     gathered = federation.gather(messages, accept, what=what)
     return [single[name] for name in sorted(single)], gathered
@@ -213,7 +218,7 @@ def _private_updates(
 
 def _as_reply(update: Update, request: Message) -> Message:
     numbers = {records.NUM_EXAMPLES: update.n, records.TRAIN_LOSS: update.loss}
-    content = RecordDict({records.ARRAYS: records.to_record(update.head.arrays())})
+    content = RecordDict({records.ARRAYS: records.to_record(update.model.arrays())})
     content[records.METRICS] = MetricRecord(dict(numbers))
     return Message(content, reply_to=request)
 
@@ -225,7 +230,7 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
         RunError: If the disk is full; the checkpoint before is then intact.
     """
     arrays: Arrays = {f"start/{k}": v for k, v in training.start.arrays().items()}
-    arrays |= {f"head/{k}": v for k, v in training.head.arrays().items()}
+    arrays |= {f"model/{k}": v for k, v in training.model.arrays().items()}
     arrays |= {f"best/{k}": v for k, v in training.best.arrays().items()}
     arrays |= {f"memory/{k}": v for k, v in training.memory.items()}
     if federation.standardiser is not None:
@@ -243,20 +248,15 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
 def restore(pointer: dict[str, Any], arrays: Arrays) -> tuple[Training, Arrays]:
     """Training as `save` left it, and the standardiser's arrays."""
     training = Training(
-        start=LinearHead.from_arrays(part(arrays, "start")),
-        head=LinearHead.from_arrays(part(arrays, "head")),
-        best=LinearHead.from_arrays(part(arrays, "best")),
+        start=Model.from_arrays(part(arrays, "start/")),
+        model=Model.from_arrays(part(arrays, "model/")),
+        best=Model.from_arrays(part(arrays, "best/")),
         best_loss=math.inf if pointer["best_loss"] is None else float(pointer["best_loss"]),
         best_round=int(pointer["best_round"]),
         lines=list(pointer["lines"]),
-        memory=part(arrays, "memory"),
+        memory=part(arrays, "memory/"),
     )
-    return training, part(arrays, "standardiser")
-
-
-def part(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays under `prefix/`, without it."""
-    return {key.split("/", 1)[1]: value for key, value in arrays.items() if key.startswith(f"{prefix}/")}
+    return training, part(arrays, "standardiser/")
 
 
 class CohortGrid(Grid):

@@ -1,12 +1,18 @@
 """Before the first gradient round: standardise, and start from a head that one round of sums gives."""
 
 import logging
+from dataclasses import replace
+
+import numpy as np
 
 from fewshot.prototypical import PrototypeSums
 from fewshot.ridge import RidgeSums
-from foedus.backbones import Moments, describe
+from foedus.backbones import Moments, describe, initial
+from foedus.backbones.coral import Scatter
 from foedus.evaluation import Candidate, Evaluation
 from foedus.head import LinearHead
+from foedus.model import Model
+from foedus.study import Start
 from server.federation import Federation
 from server.rounds import Training
 
@@ -32,15 +38,37 @@ def begin(federation: Federation) -> Training:
         Moments(dim=dim), split="train", what="asking for feature moments"
     )
     federation.n_train = federation.standardiser.n
-    best = _best(federation, _closed_form_heads(federation, dim))
+    if study.backbone.align == "coral":
+        colour = federation.ask(Scatter(dim=dim), split="train", what="asking how features vary at each site")
+        federation.standardiser = replace(federation.standardiser, colour=colour)
+    temperatures = (1.0,) if study.federation.start == "zero" else TEMPERATURES
+    best = _best(federation, _closed_form_heads(federation, dim, study.federation.start), temperatures)
     loss = best.metrics["log_loss"]
     head = best.head.scaled(best.temperature)
-    return Training(start=head, head=head, best=head, best_loss=float("inf") if loss is None else loss)
+    model = Model(head, initial(study))
+    if study.federation.strategy == "scaffold":
+        model = replace(model, control={k: np.zeros_like(v) for k, v in model.weights().items()})
+    return Training(start=model, model=model, best=model, best_loss=float("inf") if loss is None else loss)
 
 
-def _closed_form_heads(federation: Federation, dim: int) -> list[LinearHead]:
+def refit(federation: Federation, training: Training) -> Training:
+    """The best model with a shared head fitted anew, where each site's own never left it.
+
+    Whoever joins later, and the audit, need one head on the backbone that the sites trained; one more
+    round of sums gives it.
+    """
+    federation.use(training.best)
+    best = _best(
+        federation, _closed_form_heads(federation, training.best.head.weight.shape[1], "ridge"), TEMPERATURES
+    )
+    loss = best.metrics["log_loss"]
+    model = replace(training.best, head=best.head.scaled(best.temperature))
+    return replace(training, model=model, best=model, best_loss=float("inf") if loss is None else loss)
+
+
+def _closed_form_heads(federation: Federation, dim: int, start: Start) -> list[LinearHead]:
     n_classes = federation.study.n_classes
-    match federation.study.federation.start:
+    match start:
         case "ridge":
             totals = federation.ask(RidgeSums(n_classes=n_classes, dim=dim), split="train")
             return [totals.head(penalty) for penalty in PENALTIES]
@@ -50,8 +78,7 @@ def _closed_form_heads(federation: Federation, dim: int) -> list[LinearHead]:
             return [LinearHead.zeros(n_classes, dim)]
 
 
-def _best(federation: Federation, heads: list[LinearHead]) -> Candidate:
-    temperatures = (1.0,) if federation.study.federation.start == "zero" else TEMPERATURES
+def _best(federation: Federation, heads: list[LinearHead], temperatures: tuple[float, ...]) -> Candidate:
     tried = federation.ask(Evaluation(heads, temperatures), split="validation", what="choosing the start")
     candidates = [candidate for row in tried for candidate in row]
 

@@ -31,7 +31,7 @@ def make_strategy(federation: FederationSection) -> FedAvg:
     adaptive: dict[str, Any] = {**common, "eta": federation.server_lr, "eta_l": federation.lr}
     malicious: dict[str, Any] = {**common, "num_malicious_nodes": federation.malicious_sites}
     match federation.strategy:
-        case "fedavg":
+        case "fedavg" | "scaffold":  # scaffold is fedavg with control variates among the arrays
             return FedAvg(**common)
         case "fedprox":
             return FedProx(**common, proximal_mu=federation.proximal_mu)

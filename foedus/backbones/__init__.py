@@ -7,7 +7,7 @@ needs none of them.
 
 from foedus.backbones.centre import Centre, Direction, public_standardiser
 from foedus.backbones.moments import Moments, Standardiser
-from foedus.backbones.registry import describe, list_backbones, open_backbone
+from foedus.backbones.registry import describe, initial, list_backbones, open_backbone, open_tunable
 from foedus.backbones.spec import BackboneSpec, Embedder, Listed
 from foedus.backbones.tabular import column_names, encode
 
@@ -22,7 +22,9 @@ __all__ = [
     "column_names",
     "describe",
     "encode",
+    "initial",
     "list_backbones",
     "open_backbone",
+    "open_tunable",
     "public_standardiser",
 ]

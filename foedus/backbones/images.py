@@ -83,18 +83,20 @@ def open_images(section: BackboneSection, source: Source, *, device: str, batch_
     Raises:
         BackboneError: As `describe`, and if a bundled file is not the pinned one.
     """
-    if source.kind == "bundled":
-        spec, model = _bundled(section, source.name)
-    else:
-        spec, model = _given(section, source, stamp(_weights(source)))
-    return ImageEmbedder(spec, model, device=device, batch_size=batch_size)
+    spec, whole = open_whole(section, source)
+    return ImageEmbedder(spec, _ready(whole, spec.tap), device=device, batch_size=batch_size)
 
 
-def _bundled(section: BackboneSection, name: str) -> tuple[BackboneSpec, torch.nn.Module]:
-    spec = bundled.describe(section, name)
-    found = bundled.find(name)
-    whole = lite0.build(found.file(found.weights), sha256=found.weights_sha256)
-    return spec, _ready(networks.Tapped(whole, parse_tap(spec.tap)))
+def open_whole(section: BackboneSection, source: Source) -> tuple[BackboneSpec, torch.nn.Module]:
+    """The spec, and timm's whole network under its own names.
+
+    Raises:
+        BackboneError: As `open_images`.
+    """
+    if source.kind != "bundled":
+        return _given(section, source, stamp(_weights(source)))
+    spec, found = bundled.describe(section, source.name), bundled.find(source.name)
+    return spec, lite0.build(found.file(found.weights), sha256=found.weights_sha256)
 
 
 @lru_cache(maxsize=16)
@@ -109,7 +111,8 @@ def _given(section: BackboneSection, source: Source, stamped: Stamp) -> tuple[Ba
     whole = networks.from_file(path, name) if source.kind == "file" else networks.from_hub_file(name, path)
     card = networks.card(whole)
     side = _side(section, card, name)
-    model = _ready(networks.Tapped(whole, parse_tap(section.tap or "head")))
+    tap = str(parse_tap(section.tap or "head"))
+    model = _ready(whole, tap)
     with torch.inference_mode():
         dim = model(torch.zeros(1, 3, side, side)).shape[1]
     interpolation = card.get("interpolation", "bicubic")
@@ -118,7 +121,7 @@ def _given(section: BackboneSection, source: Source, stamped: Stamp) -> tuple[Ba
         "image",
         architecture=name.partition(".")[0],
         dim=dim,
-        tap=str(model.tap),
+        tap=tap,
         preprocessing={
             "image_size": side,
             "resize": "stretch",
@@ -128,7 +131,7 @@ def _given(section: BackboneSection, source: Source, stamped: Stamp) -> tuple[Ba
         },
         weights_sha256=sha256_of(stamped),
     )
-    return spec, model
+    return spec, whole
 
 
 def _weights(source: Source) -> Path:
@@ -146,6 +149,7 @@ def _side(section: BackboneSection, card: dict[str, Any], name: str) -> int:
     return section.image_size or int(height)
 
 
-def _ready(model: networks.Tapped) -> networks.Tapped:
+def _ready(whole: torch.nn.Module, tap: str) -> networks.Tapped:
+    model = networks.Tapped(whole, parse_tap(tap))
     freeze(model)
     return model.to(memory_format=torch.channels_last)

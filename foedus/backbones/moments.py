@@ -12,7 +12,7 @@ from foedus.errors import BackboneError, ConfigError
 from foedus.examples import Examples
 from foedus.statistic import Arrays, Quantity, Settings
 
-MEAN, SCALE, CENTRE = "feature-mean", "feature-scale", "feature-centre"
+MEAN, SCALE, CENTRE, COLOUR = "feature-mean", "feature-scale", "feature-centre", "feature-colour"
 COUNT = "feature-count"
 SUM, SUM_FINE = "feature-sum", "feature-sum-fine"
 SQUARES, SQUARES_FINE = "feature-squares", "feature-squares-fine"
@@ -47,19 +47,27 @@ class Standardiser:
         scale: (d,), float64, above 0; 1 where a feature is constant or was never seen.
         centre: (d,), float64, the mean direction, or None.
         n: Examples it was learnt from; does not travel.
+        colour: (d, d), float32, what each site gives its whitened features (`foedus.backbones.coral`), or
+            None. Only the site can do that: it alone knows its own covariance.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     centre: NDArray[np.float64] | None = None
     n: int = 0
+    colour: NDArray[np.float32] | None = None
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, d), float32, with NaN as 0.
 
         Raises:
-            BackboneError: If the features have another width.
+            BackboneError: If the features have another width, or are to be aligned, which this cannot do.
         """
+        if self.colour is not None:
+            raise BackboneError(
+                "the model reads features that each site aligns by its own covariance (backbone.align), so it works "
+                'only at a site with training examples; for a model that stands alone, set align = "none".'
+            )
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise BackboneError(f"features have shape {features.shape}, expected (n, {len(self.mean)}).")
         standard = (features - self.mean) / self.scale
@@ -71,7 +79,8 @@ class Standardiser:
     def arrays(self) -> Arrays:
         """As named arrays, in the order they travel."""
         centre = {} if self.centre is None else {CENTRE: self.centre}
-        return {MEAN: self.mean, SCALE: self.scale, **centre}
+        colour = {} if self.colour is None else {COLOUR: self.colour}
+        return {MEAN: self.mean, SCALE: self.scale, **centre, **colour}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
@@ -91,7 +100,11 @@ class Standardiser:
         if not fits or not np.isfinite(mean).all() or not np.isfinite(scale).all() or (scale <= 0).any():
             problem = f"{MEAN} and {SCALE} must be finite, of one length, with {SCALE} above 0"
             raise ConfigError("the standardiser received", [problem])
-        return cls(mean, scale, centre)
+        colour = np.asarray(arrays[COLOUR], np.float32) if COLOUR in arrays else None
+        square = (len(mean), len(mean))
+        if colour is not None and (colour.shape != square or not np.isfinite(colour).all()):
+            raise ConfigError("the standardiser received", [f"{COLOUR} must be finite, of shape {square}"])
+        return cls(mean, scale, centre, colour=colour)
 
 
 def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ class TextEmbedder:
         self.spec = spec
         self.device = device
         self.batch_size = batch_size
-        self.tokenizer, model = _load(folder)
+        self.tokenizer, model = load(folder)
         self.model = on_device(freeze(model), device)
 
     def embed(self, inputs: "Inputs") -> NDArray[np.float32]:
@@ -88,9 +88,11 @@ def describe(section: BackboneSection, source: Source) -> BackboneSpec:
     """
     refuse_keys(section, "tap", "image_size", modality="text")
     folder = find_folder(source.name)
-    weights = _weight_files(folder, source.name)
+    weights = weight_files(folder, source.name)
     reading = [folder / name for name in READING if (folder / name).is_file()]
-    config = _config(folder, source.name)
+    config = read_config(folder, source.name)
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+        raise BackboneError(f"'hf:{source.name}' is not a text encoder; choose one such as {OFFLINE_CHOICE}.")
     limit = getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS
     if section.max_tokens is not None and section.max_tokens > limit:
         raise BackboneError(
@@ -139,7 +141,7 @@ def find_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.safetensors", "*.safetensors.index.json", *READING]
+        patterns = ["*.safetensors", "*.safetensors.index.json", "*processor_config.json", *READING]
         return Path(snapshot_download(name, local_files_only=not hub_allowed(), allow_patterns=patterns))
     except Exception as error:  # the hub's client raises its own, httpx's and the system's errors
         why = "could not be downloaded" if hub_allowed() else "is not on this machine, nor a folder here"
@@ -150,7 +152,12 @@ def find_folder(name: str) -> Path:
         ) from error
 
 
-def _weight_files(folder: Path, name: str) -> list[Path]:
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors of a whole model.
+
+    Raises:
+        BackboneError: If there are none, or they are an adapter's.
+    """
     if (folder / "adapter_config.json").exists():
         raise BackboneError(f"'hf:{name}' is an adapter, not a whole model; merge it and save the result.")
     single = folder / "model.safetensors"
@@ -163,21 +170,27 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def _config(folder: Path, name: str) -> Any:
+def read_config(folder: Path, name: str) -> Any:
+    """What transformers reads in the folder's config.json.
+
+    Raises:
+        BackboneError: If it does not know it.
+    """
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BackboneError(
             f"'hf:{name}' has no config.json that this version of transformers knows, or it wants to run "
             "its own code, which is never done."
         ) from error
-    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
-        raise BackboneError(f"'hf:{name}' is not a text encoder; choose one such as {OFFLINE_CHOICE}.")
-    return config
 
 
-def _load(folder: Path) -> tuple[Any, torch.nn.Module]:
-    """Tokenizer and model; every weight the features need comes from the file."""
+def load(folder: Path) -> tuple[Any, torch.nn.Module]:
+    """Tokenizer and model; every weight the features need comes from the file.
+
+    Raises:
+        BackboneError: If it cannot be opened as one, or a weight is missing.
+    """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -187,7 +200,7 @@ def _load(folder: Path) -> tuple[Any, torch.nn.Module]:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BackboneError(
-            f"'{folder.name}' could not be opened as a text encoder ({type(error).__name__}); "
+            f"'{folder.name}' could not be opened as an encoder ({type(error).__name__}); "
             "it needs config, tokenizer and safetensors of one encoder."
         ) from error
     lacking = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foedus import __version__
-from foedus.cli import audit, backbones, demo, environment, fewshot, privacy, sites, studies
+from foedus.cli import audit, backbones, demo, environment, export, fewshot, privacy, sites, studies
 from foedus.errors import FoedusError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(studies.simulate)
 app.command("resume")(studies.resume)
 app.command("list")(studies.list_runs)
+app.command("export")(export.export)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(sites.app, name="site")
 app.add_typer(fewshot.app, name="fewshot")

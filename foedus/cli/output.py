@@ -90,7 +90,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def models_table(results: dict[str, Any], *, metric: str) -> Table:
     """Accuracy (or AUC) per site of every model, and over all test examples together."""
-    kinds = [k for k in ("pooled", "federated", "personal", "local") if results["models"].get(k)]
+    kinds = [k for k in ("zero_shot", "pooled", "federated", "personal", "local") if results["models"].get(k)]
     table = Table(title=f"{results['study']}: {metric.replace('_', ' ')}", title_justify="left")
     table.add_column("site")
     table.add_column("test", justify="right")

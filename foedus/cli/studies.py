@@ -35,12 +35,23 @@ def simulate(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Also train without each site in turn.")
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Train nothing; say what it will send, compute, keep and give away."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a whole study on this machine, with sites as folders on disk.
 
     Example: foedus simulate study.toml --sites sites/
     """
+    if plan:
+        from foedus import planning
+        from foedus.cli.plans import show_plan
+
+        found = planning.estimate(study, sites)
+        show_plan(found, as_json=as_json)
+        raise typer.Exit(1 if found.missing else 0)
     from foedus import simulation
 
     with progress(study.stem) as shown:

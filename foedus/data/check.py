@@ -73,7 +73,7 @@ def check_site(folder: Path, study: Study | None = None) -> CheckReport:
         problems = "; ".join(error.problems)
         row = CheckRow("site file", problems, "fail", f"correct {SITE_FILE} and check again")
         return CheckReport(folder.name, [row])
-    described = f"{site.data.kind} in '{site.data.path}'"
+    described = f"{site.data.kind} in {site.data.title}"
     rows = [CheckRow("site file", described)]
     data_rows, quarantined = _data(folder, site, study)
     return CheckReport(site.site.name, [*rows, *data_rows, *_policy(folder, site, study)], quarantined)

@@ -28,7 +28,10 @@ REASON_FIX = {
     "image path leads outside the site's folder": "copy the file into the site's folder",
     "image is in no class folder": "move it into the folder of its class",
     "image is damaged or cut off": "export the image again from where it came from",
-    "not an image of a format that is read": "save it as PNG, JPEG or TIFF, or move it elsewhere",
+    "not an image of a format that is read": "save it as PNG, JPEG, TIFF or DICOM, or move it elsewhere",
+    "DICOM file holds no image": "leave out reports, plans and the like; if it is an image, copy it again",
+    "DICOM compression is not read": "export it uncompressed, or as RLE, JPEG or JPEG 2000",
+    "DICOM colours are not read": "export it as RGB or greyscale",
     "row has another number of cells than the header": "put cells that hold the delimiter in quotes",
 }
 COLUMN_FIX = {

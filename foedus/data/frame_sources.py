@@ -1,6 +1,5 @@
-"""Text and tables at a site: one row of a CSV or Parquet file is one record."""
+"""Text and tables at a site: one row of a CSV or Parquet file, or of a query, is one record."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,18 +8,18 @@ from numpy.typing import NDArray
 from foedus.columns import Column, TableSection
 from foedus.data.cells import canonical
 from foedus.data.frames import Frame
-from foedus.data.sources import Notes, Source, content_digest, labelled_frame
+from foedus.data.sources import Notes, Source, content_digest, label_column
 from foedus.data.tables import build_table
 from foedus.errors import DataError
-from foedus.files import sha256_file
 from foedus.site import SiteConfig
 
 if TYPE_CHECKING:
     from foedus.data.site_data import Inputs
 
 
-def read_text(path: Path, site: SiteConfig) -> Source:
-    frame, label = labelled_frame(path, site, [("[data] text", site.data.text)])
+def read_text(frame: Frame, site: SiteConfig, *, digest: str) -> Source:
+    """Texts and their labels; `digest` is of all that `frame` was read from."""
+    label = label_column(frame, site, [("[data] text", site.data.text)])
     texts = frame.columns[site.data.text]
     empty = {row: "text is empty" for row, cell in enumerate(texts) if canonical(cell) is None}
 
@@ -35,13 +34,14 @@ def read_text(path: Path, site: SiteConfig) -> Source:
         bad=empty | frame.bad,
         take=take,
         splits=None,
-        digest=sha256_file(path),
+        digest=digest,
     )
 
 
-def read_table(path: Path, site: SiteConfig, table: TableSection | None) -> Source:
+def read_table(frame: Frame, site: SiteConfig, table: TableSection | None, *, digest: str) -> Source:
+    """Rows and their labels; `digest` is of all that `frame` was read from."""
     wanted = [("the study's [[table.columns]]", column.name) for column in table.columns] if table else []
-    frame, label = labelled_frame(path, site, wanted)
+    label = label_column(frame, site, wanted)
     columns = table or TableSection(columns=_undeclared(frame, site))
     names = [column.name for column in columns.columns]
     if label in names:
@@ -62,7 +62,7 @@ def read_table(path: Path, site: SiteConfig, table: TableSection | None) -> Sour
         bad=dict(frame.bad),
         take=take,
         splits=None,
-        digest=sha256_file(path),
+        digest=digest,
     )
 
 
@@ -75,5 +75,5 @@ def _undeclared(frame: Frame, site: SiteConfig) -> list[Column]:
         if name not in taken
     }
     if not columns:
-        raise DataError(f"'{site.data.path}' has no column besides the label; a table needs inputs.")
+        raise DataError(f"{site.data.title} has no column besides the label; a table needs inputs.")
     return [Column(name=name, kind="category", categories=found or [""]) for name, found in columns.items()]

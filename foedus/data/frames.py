@@ -48,13 +48,13 @@ def read_frame(path: Path) -> Frame:
     raise DataError(f"'{path.name}' is not read here; save it as CSV (.csv, UTF-8) or Parquet (.parquet).")
 
 
-def require_columns(frame: Frame, wanted: list[tuple[str, str]], *, file: str) -> None:
+def require_columns(frame: Frame, wanted: list[tuple[str, str]], *, source: str) -> None:
     """Check that columns are there.
 
     Args:
-        frame: The file's columns.
+        frame: The columns there are.
         wanted: Pairs of who asks ("[data] label") and the column's name.
-        file: The file as the user named it.
+        source: How messages call where the columns are from.
 
     Raises:
         DataError: Naming every column that is absent, who asks for it and the nearest one.
@@ -62,11 +62,11 @@ def require_columns(frame: Frame, wanted: list[tuple[str, str]], *, file: str) -
     absent = [(key, column) for key, column in wanted if column not in frame.columns]
     if absent:
         lines = [
-            f"{key} asks for column '{column}', which '{file}' does not have; "
+            f"{key} asks for column '{column}', which {source} does not have; "
             f"{column_hint(column, list(frame.columns))}"
             for key, column in absent
         ]
-        raise DataError("\n".join([*lines, "Correct the name there, or add the column to the file."]))
+        raise DataError("\n".join([*lines, "Correct the name there, or add the column to the data."]))
 
 
 def column_hint(name: str, columns: list[str]) -> str:
@@ -95,7 +95,7 @@ def _read_csv(path: Path) -> Frame:
     if not rows:
         raise DataError(f"'{path.name}' is empty; expected a header line and one line per record.")
     header = [name.strip() for name in rows[0]]
-    _refuse_repeated(header, path)
+    refuse_repeated(header, source=f"'{path.name}'")
     bad: dict[int, str] = {}
     for number, row in enumerate(rows[1:]):
         if len(row) != len(header):
@@ -136,15 +136,20 @@ def _read_parquet(path: Path) -> Frame:
             f"'{path.name}' is not a readable Parquet file; it may be cut off: copy it again."
         ) from None
     names = [str(name) for name in table.column_names]
-    _refuse_repeated(names, path)
+    refuse_repeated(names, source=f"'{path.name}'")
     columns = {
         name: [cell_text(value) for value in table.column(i).to_pylist()] for i, name in enumerate(names)
     }
     return Frame(columns, table.num_rows)
 
 
-def _refuse_repeated(header: list[str], path: Path) -> None:
+def refuse_repeated(header: list[str], *, source: str) -> None:
+    """Check that no two columns share a name.
+
+    Raises:
+        DataError: Naming those that do.
+    """
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         names = ", ".join(f"'{name}'" for name in repeated)
-        raise DataError(f"'{path.name}' has more than one column named {names}; give each its own name.")
+        raise DataError(f"{source} has more than one column named {names}; give each its own name.")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from foedus.data import index
 from foedus.data.cells import Cell, canonical, cell_text
-from foedus.data.frames import CSV_SUFFIXES, PARQUET_SUFFIXES, Frame
+from foedus.data.frames import CSV_SUFFIXES, PARQUET_SUFFIXES, Frame, read_frame
 from foedus.data.images import SUFFIXES, ImageArray, ImageFiles
-from foedus.data.sources import Notes, Source, asked_columns, labelled_frame
+from foedus.data.sources import Notes, Source, asked_columns, label_column
 from foedus.errors import DataError
 from foedus.files import sha256_file
 from foedus.site import SiteConfig
@@ -80,7 +80,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _from_manifest(folder: Path, path: Path, site: SiteConfig) -> Source:
-    frame, label = labelled_frame(path, site, [("[data] image", site.data.image)])
+    frame = read_frame(path)
+    label = label_column(frame, site, [("[data] image", site.data.image)])
     cells = [canonical(cell) for cell in frame.columns[site.data.image]]
     bad = {row: "image path is empty" for row, cell in enumerate(cells) if cell is None} | frame.bad
     names = ["" if cell is None else posixpath.normpath(cell) for cell in cells]

@@ -20,25 +20,39 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 """Only these decoders run; Pillow's others (EPS calls Ghostscript) never see a site's files."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".jp2")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".jp2"),
+    *DICOM_SUFFIXES,
+)
+
+DAMAGED = "image is damaged or cut off"
+TOO_LARGE = f"image has more than {MAX_PIXELS // 10**6} megapixels; make it smaller"
 
 
 class UnreadableImageError(Exception):
     """An image cannot be used; the message is the reason for its quarantine."""
 
 
-def decode(content: bytes) -> NDArray[np.uint8]:
+def decode(content: bytes, *, suffix: str = "") -> NDArray[np.uint8]:
     """The picture as it is meant to be looked at, (H, W, 3) uint8.
 
     EXIF orientation is applied; grey is repeated in three channels; transparent pixels lie on white;
     images of more than 8 bits are stretched from their own minimum and maximum to 0..255, because
     files do not say how many of their 16 bits are in use; of several frames the first is read.
+    DICOM says more, and is shown as it says (see foedus.data.dicom).
+
+    Args:
+        content: The file.
+        suffix: Its suffix: ".dcm" makes DICOM of what has no preamble and is no other format.
 
     Raises:
         UnreadableImageError: If it is damaged, of an unknown format or too large.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if content[128:132] == b"DICM":
+        return _decode_dicom(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -48,35 +62,47 @@ def decode(content: bytes) -> NDArray[np.uint8]:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise UnreadableImageError(
-            f"image has more than {MAX_PIXELS // 10**6} megapixels; make it smaller"
-        ) from None
+        raise UnreadableImageError(TOO_LARGE) from None
     except UnidentifiedImageError as error:
+        if suffix.lower() in DICOM_SUFFIXES:
+            return _decode_dicom(content)
         raise UnreadableImageError("not an image of a format that is read") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise UnreadableImageError("image is damaged or cut off") from error
+        raise UnreadableImageError(DAMAGED) from error
+
+
+def _decode_dicom(content: bytes) -> NDArray[np.uint8]:
+    from foedus.data.dicom import decode_dicom  # imports pydicom
+
+    return decode_dicom(content)
 
 
 def _to_rgb(image: "Image.Image") -> NDArray[np.uint8]:
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
-        return grey_to_rgb(_stretched(np.asarray(image)))
+        return grey_to_rgb(stretched(np.asarray(image)))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Values from their minimum and maximum to 0..255; what is not finite becomes 0."""
+def stretched(values: NDArray[Any], *, counted: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Values from their minimum and maximum to 0..255; what is not finite becomes 0.
+
+    Args:
+        values: Any shape.
+        counted: Same shape: which values minimum and maximum are of; all when None or when none is.
+    """
     numbers = values.astype(np.float64)
     finite = np.isfinite(numbers)
     if not finite.any():
         raise UnreadableImageError("image holds no finite value")
-    low, high = numbers[finite].min(), numbers[finite].max()
+    range_of = finite if counted is None or not (finite & counted).any() else finite & counted
+    low, high = numbers[range_of].min(), numbers[range_of].max()
     scaled = (np.where(finite, numbers, low) - low) / (high - low if high > low else 1.0)
-    levels: NDArray[np.uint8] = np.rint(scaled * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return levels
 
 
@@ -106,7 +132,8 @@ class ImageFiles(Sequence[NDArray[np.uint8]]):
         if isinstance(index, slice):
             return ImageFiles(self.paths[index])
         try:
-            return decode(self.paths[index].read_bytes())
+            path = self.paths[index]
+            return decode(path.read_bytes(), suffix=path.suffix)
         except (OSError, UnreadableImageError):
             raise DataError(
                 f"image {index} was readable when the site was checked and is not now; "

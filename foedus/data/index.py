@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 LOCAL_FOLDER = ".foedus"
 """The platform's own folder inside a site's folder; 0700, never leaves the site."""
-VERSION = 1
+VERSION = 2
 """Of what an index entry means; raise it when `decode` accepts other files than before."""
 
 
@@ -63,7 +63,7 @@ def _look(path: Path, size_bytes: int, mtime_ns: int) -> Entry:
         return Entry(size_bytes, mtime_ns, "", f"image file cannot be opened ({error.strerror})")
     problem = None
     try:
-        decode(content)
+        decode(content, suffix=path.suffix)
     except UnreadableImageError as error:
         problem = str(error)
     return Entry(size_bytes, mtime_ns, hashlib.sha256(content).hexdigest(), problem)

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of how data are read; raise it when the same files would give other inputs than before."""
+SOURCE = {"data": {"url", "query"}}
+"""Settings outside the digest: a query's rows count, not where they came from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ def refusal(found: Survey, site: SiteConfig) -> str | None:
     """Why these data cannot take part, or None. No value of a record is in it."""
     data = found.data
     if found.n_records == 0:
-        return f"site '{site.site.name}' has no records; '{site.data.path}' is empty."
+        return f"site '{site.site.name}' has no records; {site.data.title} is empty."
     if len(data) == 0:
         kinds = Counter(record.kind for record in data.quarantined).most_common()
         reasons = "; ".join(f"{count}: {kind}" for kind, count in kinds)
@@ -231,7 +233,7 @@ def _digest(
     described = {
         "version": VERSION,
         "files": source.digest,
-        "site": site.model_dump(mode="json", include={"data", "groups", "split"}),
+        "site": site.model_dump(mode="json", include={"data", "groups", "split"}, exclude=SOURCE),
         "classes": classes,
         "table": table.model_dump(mode="json") if table else None,
         "rows": hashlib.sha256(np.array(rows, dtype="<i8").tobytes()).hexdigest(),

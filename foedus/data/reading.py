@@ -4,9 +4,10 @@ from pathlib import Path
 
 from foedus.columns import TableSection
 from foedus.data import frame_sources, image_sources
-from foedus.data.frames import column_hint
+from foedus.data.frames import Frame, column_hint, read_frame
 from foedus.data.sources import Source
 from foedus.errors import DataError
+from foedus.files import sha256_file
 from foedus.site import SiteConfig
 
 
@@ -30,6 +31,11 @@ def read_source(folder: Path, site: SiteConfig, table: TableSection | None) -> S
 
 
 def _read(folder: Path, site: SiteConfig, table: TableSection | None) -> Source:
+    if site.data.path is None:
+        from foedus.data.sql import read_query  # imports SQLAlchemy
+
+        frame, digest = read_query(folder, url=site.data.url or "", query=site.data.query or "")
+        return _from_frame(frame, site, table, digest=digest)
     path = folder / site.data.path
     if not path.exists():
         raise DataError(f"[data] path '{site.data.path}' does not exist; {_near(path)}")
@@ -40,9 +46,13 @@ def _read(folder: Path, site: SiteConfig, table: TableSection | None) -> Source:
             f"[data] path '{site.data.path}' is a folder; "
             f'kind = "{site.data.kind}" needs a CSV or Parquet file.'
         )
+    return _from_frame(read_frame(path), site, table, digest=sha256_file(path))
+
+
+def _from_frame(frame: Frame, site: SiteConfig, table: TableSection | None, *, digest: str) -> Source:
     if site.data.kind == "text":
-        return frame_sources.read_text(path, site)
-    return frame_sources.read_table(path, site, table)
+        return frame_sources.read_text(frame, site, digest=digest)
+    return frame_sources.read_table(frame, site, table, digest=digest)
 
 
 def _near(path: Path) -> str:

@@ -22,8 +22,8 @@ class Quarantined:
     """A record that was set aside. For the site's own eyes: it names the record and its value.
 
     Attributes:
-        record: "row 17" (the first row after the header is 1), a path below the image folder, or an
-            array and its index.
+        record: "row 17" (the first row after the header, or of a query's sorted rows, is 1), a path below
+            the image folder, or an array and its index.
         reason: What is wrong; a value of the record, if any, follows a colon.
     """
 
@@ -38,7 +38,7 @@ class Quarantined:
 
 @dataclass(frozen=True, eq=False)
 class SiteData:
-    """A site's usable records, in the order of the file (or of the sorted paths).
+    """A site's usable records, in the order of the file (or of the sorted paths or rows).
 
     Attributes:
         inputs: images: a lazy sequence that decodes item i to (H, W, 3) uint8; text: a list of str;

@@ -4,14 +4,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foedus.data.cells import Cell
-from foedus.data.frames import Frame, read_frame, require_columns
+from foedus.data.frames import Frame, require_columns
 from foedus.errors import DataError
 from foedus.site import SiteConfig
 
@@ -33,7 +32,7 @@ class Source:
         bad: Record (from 0) to why it cannot be used.
         take: Inputs of some records, and the problems of their columns.
         splits: Each record's split where the source itself has one (.npz).
-        digest: sha256 (hex) of the files.
+        digest: sha256 (hex) of the files, or of a query's rows.
     """
 
     names: list[str]
@@ -56,21 +55,20 @@ def asked_columns(site: SiteConfig) -> list[tuple[str, str]]:
     return asked
 
 
-def labelled_frame(path: Path, site: SiteConfig, extra: list[tuple[str, str]]) -> tuple[Frame, str]:
-    """A file that has every column site.toml asks for, and the name of its label column.
+def label_column(frame: Frame, site: SiteConfig, extra: list[tuple[str, str]]) -> str:
+    """The name of the label column, after a check that every column site.toml asks for is there.
 
     Raises:
         DataError: Naming each column that is absent.
     """
-    frame = read_frame(path)
     if site.data.label is None:
         raise DataError(
             "[data] label is not set; name the column that holds the class "
             f"(columns: {', '.join(list(frame.columns)[:20])})."
         )
     wanted = [("[data] label", site.data.label), *extra, *asked_columns(site)]
-    require_columns(frame, wanted, file=site.data.path)
-    return frame, site.data.label
+    require_columns(frame, wanted, source=site.data.title)
+    return site.data.label
 
 
 def content_digest(*parts: Cell) -> str:

@@ -4,11 +4,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fairness
 from fairness.audit import AuditReport
 from fairness.report import half_width, render_report, size
+from foedus.metrics import from_rows, from_sums
 
 STUDY = {
     "study": {"name": "heart", "task": "classification", "seed": 7},
@@ -25,7 +27,7 @@ def figures(accuracy: float, auc: float | None = 0.88) -> dict[str, Any]:
         "n": 90,
         "accuracy": accuracy,
         "balanced_accuracy": 0.8,
-        "macro_f1": 0.79,
+        "macro_f1": 0.785,
         "auc": auc,
         "log_loss": 0.4,
     }
@@ -186,3 +188,39 @@ def test_small_formats() -> None:
     assert half_width([0.8, 0.9]) == pytest.approx(0.05)
     assert half_width(0.02) == 0.02
     assert half_width(None) is None
+
+
+def test_the_federated_model_is_shown_in_detail(results: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0.01, 0.99, 200)
+    labels = (rng.random(200) < probability).astype(np.int64)
+    found = from_rows(labels, np.log(np.column_stack([1 - probability, probability])))
+    models = {"federated": found, "local": found, "zero_shot": found}
+    html = render_report({**results, "models": models}, [], None, None, study=STUDY)
+    tags = outline(html).tags
+    assert "In detail" in html
+    assert "Zero-shot baseline" in html
+    assert html.count("→ disease") == 2
+    assert f"{found['confusion'][0][0]}</span>" in html
+    assert f"<td>{found['brier']:.3f}</td>" in html
+    [curve] = [
+        attrs for tag, attrs in tags if tag == "svg" and "Reliability" in (attrs.get("aria-label") or "")
+    ]
+    assert curve["role"] == "img"
+    assert html.count("<table") == html.count("<caption>")
+
+
+def test_a_private_study_shows_its_confusion_alone(results: dict[str, Any]) -> None:
+    models = {"federated": from_sums(np.array([[30, 5], [0, 0]]))}
+    html = render_report({**results, "models": models}, [], None, None, study=STUDY)
+    outline(html)
+    assert "→ disease" in html
+    assert "Reliability" not in html
+
+
+def test_many_classes_are_left_to_the_file(results: dict[str, Any]) -> None:
+    classes = [f"topic {i}" for i in range(30)]
+    models = {"federated": from_sums(np.eye(30, dtype=np.int64))}
+    html = render_report({**results, "classes": classes, "models": models}, [], None, None, study=STUDY)
+    assert "Figures of each of the 30 classes" in html
+    assert "→ topic 3" not in html

@@ -21,7 +21,7 @@ def test_all_problems_are_reported_together_with_the_nearest_key() -> None:
     round = 3
     rounds = "3"
     [backbone]
-    tune = "lora"
+    tune = "deep"
     """
     with pytest.raises(ConfigError) as caught:
         parse_study(text)
@@ -30,7 +30,7 @@ def test_all_problems_are_reported_together_with_the_nearest_key() -> None:
     assert "study.clases is not a known key; did you mean 'classes'?" in message
     assert "federation.round is not a known key; did you mean 'rounds'?" in message
     assert "federation.rounds: input should be a valid integer (found '3')" in message
-    assert 'tune = "lora" is not in this version' in message
+    assert "backbone.tune: input should be 'head', 'lora', 'last-blocks' or 'full'" in message
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from scipy.special import softmax
 from foedus import gradient
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.model import Model
 
 
 def _drawn(n: int, dim: int, seed: int) -> tuple[LinearHead, Examples]:
@@ -22,7 +23,7 @@ def _drawn(n: int, dim: int, seed: int) -> tuple[LinearHead, Examples]:
 def test_without_clipping_a_step_is_gradient_descent_with_a_slower_bias() -> None:
     head, examples = _drawn(40, 16, 0)
     total = gradient.contribution(head, examples, clip_norm=1e6)
-    found = gradient.read(head, total, lr=0.5, n=40).head
+    found = gradient.read(Model(head), total, lr=0.5, n=40).model.head
     residuals = softmax(head.scores(examples.features).astype(np.float64), axis=1)
     residuals[np.arange(40), examples.labels] -= 1
     w = gradient.unit_weight(16)

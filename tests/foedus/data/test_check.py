@@ -172,7 +172,7 @@ def test_broken_site_file_is_a_failed_line(tmp_path: Path) -> None:
     assert not report.ok
     assert report.site == tmp_path.name
     assert "data.kind" in report.rows[0].found
-    assert "data.path is missing" in report.rows[0].found
+    assert "data.path: is missing; add it" in report.rows[0].found
 
 
 @pytest.mark.parametrize(

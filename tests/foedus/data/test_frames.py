@@ -80,7 +80,7 @@ def test_every_absent_column_is_named_with_the_nearest_one(tmp_path: Path) -> No
     frame = read_frame(tmp_path / "a.csv")
     wanted = [("[data] label", "diagnose"), ("[groups.sex] column", "sex"), ("[data] unit", "age")]
     with pytest.raises(DataError) as caught:
-        require_columns(frame, wanted, file="a.csv")
+        require_columns(frame, wanted, source="'a.csv'")
     lines = str(caught.value).splitlines()
     assert lines[0] == (
         "[data] label asks for column 'diagnose', which 'a.csv' does not have; did you mean 'diagnosis'?"

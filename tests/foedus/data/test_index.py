@@ -18,9 +18,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every content that is decoded from now on."""
     seen: list[bytes] = []
 
-    def spy(content: bytes) -> np.ndarray:
+    def spy(content: bytes, *, suffix: str) -> np.ndarray:
         seen.append(content)
-        return decode(content)
+        return decode(content, suffix=suffix)
 
     monkeypatch.setattr(index, "decode", spy)
     return seen
@@ -64,7 +64,7 @@ def test_folder_is_private_and_nothing_half_written_is_left(tmp_path: Path, save
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"version": 0}', '{"version": 1, "files": {"a.png": {}}}']
+    "content", ["", "{", "[]", '{"version": 0}', '{"version": 2, "files": {"a.png": {}}}']
 )
 def test_damaged_index_costs_a_decoding_not_a_run(
     tmp_path: Path, save_png: SavePng, decoded: list[bytes], content: str

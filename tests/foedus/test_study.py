@@ -1,0 +1,58 @@
+import pytest
+
+from foedus.errors import ConfigError
+from foedus.study import Study, parse_study
+
+STUDY = """
+[study]
+name = "trial"
+classes = ["crude-oil", "money_fx"]
+{study}
+[backbone]
+source = "bundled:minilm-l6"
+{backbone}
+[door]
+mode = "{door}"
+"""
+
+
+def _study(*, study: str = "", backbone: str = "", door: str = "open") -> Study:
+    return parse_study(STUDY.format(study=study, backbone=backbone, door=door))
+
+
+def test_other_tasks_are_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(
+        ConfigError, match=r'"regression" is not supported, only "classification"; cut the number'
+    ):
+        _study(study='task = "regression"')
+    with pytest.raises(ConfigError, match=r'"multilabel" is not supported.* one study for each label'):
+        _study(study='task = "multilabel"')
+    with pytest.raises(
+        ConfigError, match=r"study.task: input should be 'classification' \(found 'ranking'\)"
+    ):
+        _study(study='task = "ranking"')
+    with pytest.raises(ConfigError, match=r"study.task: input should be 'classification'"):
+        _study(study='task = ["regression"]')
+
+
+def test_class_texts_are_the_names_in_words_when_not_set() -> None:
+    assert _study().study.texts == ["crude oil", "money fx"]
+    assert _study(study='class_texts = ["oil", "currencies"]').study.texts == ["oil", "currencies"]
+
+
+@pytest.mark.parametrize("texts", ['["oil"]', '["oil", " "]'])
+def test_class_texts_that_do_not_fit_the_classes_are_refused(texts: str) -> None:
+    with pytest.raises(ConfigError, match=r"class_texts holds \d texts for 2 classes; write one for each"):
+        _study(study=f"class_texts = {texts}")
+
+
+@pytest.mark.parametrize("door", ["secure+ddp", "local-dp"])
+def test_alignment_is_refused_in_private_studies(door: str) -> None:
+    with pytest.raises(ConfigError, match=r'align = "coral" asks for a covariance, which has no place in'):
+        _study(backbone='align = "coral"', door=door)
+
+
+def test_alignment_is_refused_where_the_backbone_learns() -> None:
+    with pytest.raises(ConfigError, match=r'tune = "lora" moves them; set tune = "head" or align = "none"'):
+        _study(backbone='align = "coral"\ntune = "lora"')
+    assert _study(backbone='align = "coral"', door="secure-only").backbone.align == "coral"

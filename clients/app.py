@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
@@ -18,8 +18,11 @@ from flwr.clientapp import ClientApp
 from clients.private_tuning import private_gradient
 from clients.report import write_report
 from clients.rounds import Round, own_tensors, train_here
-from clients.statistics import build
+from clients.statistics import FEATURE_SUMS, build, common_classes
 from clients.workplace import Part, Workplace, open_workplace
+from fairness.commitments import commit
+from fairness.counts import AuditCounts
+from fairness.private import PrivateAudit
 from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
 from foedus.budget import release_of, round_name
@@ -40,6 +43,10 @@ SITES_VARIABLE = "FOEDUS_SITES"
 """Simulation with many processes: the folder of all sites; each takes its partition's."""
 OWN_FIGURES = frozenset({"episodes"})
 """Statistics that a site may answer for itself alone, where its policy releases its own figures."""
+COMMITTED = frozenset({AuditCounts.name, PrivateAudit.name})
+"""Statistics whose contribution a site can be held to: the audit's."""
+TRAINING = frozenset({"train", "validation"})
+"""Splits in which examples count by their group, where the study balances groups."""
 PARTS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test", "all": "all"}
 
 
@@ -69,9 +76,14 @@ def statistic(message: Message, context: Context) -> Message:
             raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
         standardiser = _standardiser(message)
         examples = site.examples(PARTS[split], standardiser=standardiser, tuned=_tuned(message, site))
+        if wanted.name in FEATURE_SUMS and site.config.policy.min_class_count > 1:
+            examples = common_classes(examples, site.config.policy.min_class_count)
+        if split in TRAINING:
+            examples = site.balanced(examples, str(config.get(records.BALANCE, "")))
         alone = wanted.name in OWN_FIGURES and _is_alone(message, site.study)
         name = release_of(wanted.name) if site.study.door.private else ""
-        return Release(wanted.measure(examples), wanted.declare(), unmasked=alone, name=name)
+        commit = partial(_commit, message, site) if wanted.name in COMMITTED else None
+        return Release(wanted.measure(examples), wanted.declare(), unmasked=alone, name=name, commit=commit)
 
     return _answer(message, context, measure)
 
@@ -114,7 +126,8 @@ def train_round(message: Message, context: Context) -> Message:
         if not n:
             raise DataError(f"site '{site.name}' has no training example; see foedus site check.")
         mu = float(config.get(records.PROXIMAL_MU, 0.0))  # type: ignore[arg-type]
-        trained, loss = train_here(site, Round(number, _run(message), shared, standardiser, mu))
+        balance = str(config.get(records.BALANCE, ""))
+        trained, loss = train_here(site, Round(number, _run(message), shared, standardiser, mu, balance))
         n_total = max(n, int(config[records.N_TRAIN]))  # type: ignore[arg-type]
         arrays = updates.contribution(shared, trained, n=n, n_total=n_total, loss=loss)
         declared = updates.quantities(shared, n_sites=int(config[records.N_SITES]))  # type: ignore[arg-type]
@@ -143,6 +156,14 @@ def report(message: Message, context: Context) -> Message:
         return Release(arrays=counts, quantities=evaluation.declare(), words=words, individual=released)
 
     return _answer(message, context, measure)
+
+
+def _commit(message: Message, site: Workplace, arrays: Arrays) -> dict[str, str]:
+    """The words of this site's commitment to what it adds to an audit."""
+    request, run = records.digest(message), _run(message)
+    return {
+        records.COMMITMENT: commit(site.folder, arrays, site=site.name, run=run, request=request).encode()
+    }
 
 
 def _answer(message: Message, context: Context, measure: Callable[[Workplace], Release]) -> Message:

@@ -169,9 +169,8 @@ class _Course:
         return total
 
     def _loss(self, kept: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        tuning, device = self.lesson.tuning, self.weight.device.type
-        half = tuning.precision == "bfloat16" or (tuning.precision == "auto" and device == "cuda")
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+        tuning = self.lesson.tuning
+        with self.lesson.tunable.autocast():
             features = self.above(kept)
         standard = dropout(self.standardise(features.float()), tuning.dropout, training=True)
         scores = linear(standard, self.weight, self.bias)

@@ -41,6 +41,7 @@ class Round:
         shared: The model that came.
         standardiser: The federation's.
         proximal_mu: FedProx's pull to the shared model.
+        balance: What each group's examples count, as it travelled; all the same when empty.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Round:
     shared: Model
     standardiser: Standardiser
     proximal_mu: float = 0.0
+    balance: str = ""
 
 
 def train_here(site: Workplace, asked: Round) -> tuple[Model, float]:
@@ -184,7 +186,7 @@ def _trained(
         lesson = _lesson(site, asked, descent)
         lesson = replace(lesson, centre=centre or asked.shared, correction=correction or {})
         return finetune(lesson, start, rng=rng, learns=learns)
-    examples = site.examples("train", standardiser=asked.standardiser)
+    examples = site.balanced(site.examples("train", standardiser=asked.standardiser), asked.balance)
     head, loss = train(
         start.head,
         examples,

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
+from fairness.balance import GroupLabels
 from fairness.counts import AuditCounts
 from fairness.edges import AuditEdges
+from fairness.mitigation import AsideCounts
 from fairness.private import PrivateAudit
 from fewshot.episode_sums import EpisodeSums
 from fewshot.private import PrivatePrototypes, PrivateRidge
@@ -15,6 +19,7 @@ from foedus.backbones.shift import Shift
 from foedus.config import nearest
 from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
+from foedus.examples import Examples
 from foedus.statistic import Arrays, Settings, Statistic
 
 KNOWN: dict[str, type[Statistic[Any]]] = {
@@ -27,14 +32,28 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         EpisodeSums,
         AuditEdges,
         AuditCounts,
+        AsideCounts,
         Centre,
         PrivatePrototypes,
         PrivateRidge,
         PrivateAudit,
+        GroupLabels,
         Shift,
         Scatter,
     )
 }
+
+FEATURE_SUMS = frozenset(found.name for found in (Moments, RidgeSums, PrototypeSums, Shift, Scatter))
+"""Sums of features without noise: over few records, or as the difference of two, they tell of single ones."""
+
+
+def common_classes(examples: Examples, fewest: int) -> Examples:
+    """The examples of the classes that have at least `fewest` here.
+
+    All sums of features are made of the same ones: the difference of two would give away the rest.
+    """
+    n_each = np.bincount(examples.labels)
+    return examples.take(np.flatnonzero(n_each[examples.labels] >= fewest))
 
 
 def build(name: str, settings: Settings, arrays: Arrays) -> Statistic[Any]:

@@ -13,6 +13,8 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Penalties tried for a head of the site's own; in units of one example's log-loss."""
 BIAS_STRENGTH = 0.01
 """The bias follows the site's own class balance almost freely (label shift)."""
+SHIFT_STRENGTH = 0.1
+"""Keeps the bias of the shared head finite where a class is missing at the site."""
 FOLDS = 5
 Scores = NDArray[np.floating]
 
@@ -41,7 +43,7 @@ def train(
 
     Args:
         head: Where to start.
-        examples: n >= 1 standardised examples.
+        examples: n >= 1 standardised examples; each counts its importance, where it has one.
         descent: Epochs, batch size, rates.
         rng: Draws the order of the examples.
         centre: Of the proximal term (Li et al. 2020, FedProx, eq. 2); `head` when None.
@@ -60,7 +62,8 @@ def train(
         for begin in range(0, n, descent.batch_size):
             rows = order[begin : begin + descent.batch_size]
             features, labels = examples.features[rows], examples.labels[rows]
-            gradient, loss = _residuals(features @ weight.T + bias, labels)
+            importance = None if examples.importance is None else examples.importance[rows]
+            gradient, loss = _residuals(features @ weight.T + bias, labels, importance)
             losses.append(loss)
             pull = (
                 descent.weight_decay * weight
@@ -73,35 +76,65 @@ def train(
     return LinearHead(weight, bias), float(np.mean(losses))
 
 
-def _residuals(scores: Scores, labels: NDArray[np.int64]) -> tuple[Scores, float]:
-    """Softmax probabilities minus one-hot labels, in the scores' own type, and the mean loss."""
+def _residuals(
+    scores: Scores, labels: NDArray[np.int64], importance: NDArray[np.float64] | None = None
+) -> tuple[Scores, float]:
+    """Softmax probabilities minus one-hot labels, in the scores' own type, and the mean loss; times importance."""
     rows = np.arange(len(labels))
     shifted = scores - scores.max(axis=1, keepdims=True)
     residuals = np.exp(shifted)
     total = residuals.sum(axis=1, keepdims=True)
-    loss = float((np.log(total[:, 0]) - shifted[rows, labels]).mean())
+    losses = np.log(total[:, 0]) - shifted[rows, labels]
     residuals /= total
     residuals[rows, labels] -= 1
-    return residuals, loss
+    if importance is not None:
+        losses = losses * importance
+        residuals *= importance[:, None].astype(residuals.dtype)
+    return residuals, float(losses.mean())
 
 
 def own_head(examples: Examples, *, prior: LinearHead, rng: np.random.Generator) -> LinearHead:
-    """The site's own head: maximum a posteriori with a Gaussian prior centred on `prior`.
+    """The site's own head: midway between what it would learn alone and `prior` with the site's own bias.
 
-    The strength of the prior is chosen by cross-validated log-loss over the site's own
-    examples: a site with many examples moves far from the shared head, one with few stays
-    near it. With a zero prior this is penalised logistic regression on local data alone.
+    Alone, it is penalised logistic regression whose strength has the lowest cross-validated log-loss.
+    Of the shared head only the bias is fitted: it follows the site's class balance, the rest stays
+    as all sites learnt it. Folds could not say which of the two is better, as the shared head was
+    trained on the held-out examples too; the log-loss is convex in the head, so midway it is at most
+    the mean of the two (model interpolation: Mansour et al. 2020; Deng et al. 2020).
 
     Args:
         examples: The site's training and validation examples, standardised.
-        prior: The shared head (personal head) or zeros (local head).
+        prior: The shared head (personal head) or zeros (local head: what the site learns alone).
         rng: Draws the folds.
     """
+    alone = _alone(examples, LinearHead.zeros(*prior.weight.shape), rng=rng)
+    if not prior.weight.any() and not prior.bias.any():
+        return alone
+    shared, half = _with_own_bias(examples, prior), np.float32(0.5)
+    return LinearHead(half * (alone.weight + shared.weight), half * (alone.bias + shared.bias))
+
+
+def _alone(examples: Examples, zero: LinearHead, *, rng: np.random.Generator) -> LinearHead:
     folds = rng.permutation(len(examples)) % min(FOLDS, len(examples))
     losses = [
-        sum(_held_out_loss(examples, folds, f, prior, s) for f in set(folds.tolist())) for s in STRENGTHS
+        sum(_held_out_loss(examples, folds, f, zero, s) for f in set(folds.tolist())) for s in STRENGTHS
     ]
-    return _maximum_a_posteriori(examples, prior, STRENGTHS[int(np.argmin(losses))])
+    return _maximum_a_posteriori(examples, zero, STRENGTHS[int(np.argmin(losses))])
+
+
+def _with_own_bias(examples: Examples, shared: LinearHead) -> LinearHead:
+    """argmin over b of summed cross-entropy + SHIFT_STRENGTH/2 |b - b0|^2; the weights stay."""
+    scores = examples.features.astype(np.float64) @ shared.weight.astype(np.float64).T
+    centre = shared.bias.astype(np.float64)
+
+    def objective(bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        residuals, loss = _residuals(scores + bias, examples.labels)
+        away = bias - centre
+        value = len(examples) * loss + 0.5 * SHIFT_STRENGTH * float((away**2).sum())
+        return value, residuals.sum(axis=0) + SHIFT_STRENGTH * away
+
+    found = minimize(objective, centre, jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    return LinearHead(shared.weight, found.x.astype(np.float32))
 
 
 def _held_out_loss(

@@ -3,7 +3,7 @@
 import hashlib
 import zlib
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients import features
+from fairness.balance import Balance
 from foedus.backbones import Standardiser, describe, open_tunable
 from foedus.backbones.coral import Covariance
 from foedus.data import SiteData, load_site_data
-from foedus.errors import DoorError
+from foedus.errors import ConfigError, DoorError
 from foedus.examples import Examples
 from foedus.site import SiteConfig, allows_backbone, load_site
 from foedus.statistic import Arrays
@@ -56,6 +57,11 @@ class Workplace:
             self._frozen = features.features(self.folder, self.data, self.spec, self.study, device=device)
         return self._frozen
 
+    @cached_property
+    def _owners(self) -> NDArray[np.int64]:
+        """(n,): a number for the patient or customer of each record."""
+        return np.asarray(np.unique(self.data.units, return_inverse=True)[1], np.int64).reshape(-1)
+
     @property
     def tunable(self) -> "Tunable":
         """The backbone with tensors that learn; shared by the process, so `load` before use."""
@@ -86,7 +92,7 @@ class Workplace:
         chosen = self.raw if standardiser is None else self._apply(standardiser)
         groups = {name: values[rows] for name, values in self.data.groups.items()}
         units = self.data.units[rows] if self.study.door.private else None
-        return Examples(chosen[rows], self.data.labels[rows], groups, units)
+        return Examples(chosen[rows], self.data.labels[rows], groups, units, owners=self._owners[rows])
 
     def _tuned_examples(
         self, rows: NDArray[np.int64], standardiser: Standardiser | None, tuned: Arrays
@@ -95,7 +101,26 @@ class Workplace:
         chosen = found if standardiser is None else standardiser.apply(found)
         groups = {name: values[rows] for name, values in self.data.groups.items()}
         units = self.data.units[rows] if self.study.door.private else None
-        return Examples(chosen, self.data.labels[rows], groups, units)
+        return Examples(chosen, self.data.labels[rows], groups, units, owners=self._owners[rows])
+
+    def balanced(self, examples: Examples, balance: str) -> Examples:
+        """The examples with what each counts in training, in a study that balances groups.
+
+        Args:
+            examples: Of this site.
+            balance: As it travelled; empty where nothing is balanced.
+
+        Raises:
+            ConfigError: If it is not valid, or the study does not balance groups.
+        """
+        if not balance:
+            return examples
+        if self.study.federation.balance == "none":
+            raise ConfigError(
+                "the request received", ["groups are balanced, which the study does not ask for"]
+            )
+        found = Balance.from_json(balance, n_classes=self.study.n_classes)
+        return found.apply(examples, fewest=self.config.policy.min_class_count)
 
     def embed(self, rows: NDArray[np.int64], tuned: Arrays) -> NDArray[np.float32]:
         """(len(rows), dim), float32: features from the tuned backbone; the last few answers are kept."""

@@ -5,46 +5,61 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fairness.counts import AuditCounts, AuditTotals, GroupTable
-from fairness.findings import Attribute, AuditReport, Gap, Group, PolicyUsed, Rate
-from fairness.gate import as_estimate, compare, decide, overall_verdict
-from fairness.groups import is_known
-from fairness.infer import (
-    Interval,
-    Limits,
-    detectable_gap,
-    largest_difference,
-    limits,
-    null_variance,
-    simultaneous_z,
-    smallest_ratio,
-)
-from fairness.infer import trials as taken_over
-from fairness.metrics import PROPORTIONS, Outcomes, auc, group_metrics
+from fairness.counts import AuditCounts
+from fairness.describe import describe, group_rates
+from fairness.disclose import disclose, everyone
+from fairness.edges import logit_of
+from fairness.family import decide_all, positive_of
+from fairness.findings import AuditReport, PolicyUsed
+from fairness.gate import overall_verdict
+from fairness.metrics import PROPORTIONS
 from fairness.policy import Policy
+from fairness.rounding import rounded
+from fairness.tables import AuditTotals
 from foedus.errors import AuditError
 from foedus.head import LinearHead
 
 __all__ = ["AuditReport", "audit_request", "build_audit"]
 
-INTERVAL_METRICS = (*PROPORTIONS, "auc")
-PLAIN_METRICS = ("balanced_accuracy", "f1")
-
 LIMITS = [
-    "Every row counts as one independent person; several rows of one person make the intervals too narrow.",
-    "Each gate is decided at its own level alpha; there is no correction over several gates.",
-    "Groups of fewer than k people are suppressed, but nothing stops a reader from subtracting published "
-    "groups from published totals.",
-    "The counts are what the sites report; they are not signed.",
+    "Several rows of one person at one site are allowed for by a design effect; one person at two sites "
+    "counts as two.",
+    "No small count can be worked out from what is written here. Who knows more than that, such as all but "
+    "one of a group, may learn more.",
+    "The counts are what the sites report; each commits to its own, which an auditor on site can check.",
     "Labels are taken as true; if sites label groups differently, this audit does not see it.",
 ]
 
 
 def audit_request(
-    policy: Policy, *, head: LinearHead, positive: int, edges: NDArray[np.float64]
+    policy: Policy,
+    *,
+    head: LinearHead,
+    positive: int,
+    edges: NDArray[np.float64],
+    classes: Sequence[str] = (),
 ) -> AuditCounts:
-    """What to ask the sites for, given the edges that "audit-edges" found."""
-    return AuditCounts(policy.plan, head, positive, policy.policy.decision_threshold, edges)
+    """What to ask the sites for.
+
+    Args:
+        policy: Names the groups.
+        head: The head that is audited.
+        positive: Index of the positive class.
+        edges: Those that "audit-edges" found; with two classes the decisions' threshold is put among them.
+        classes: The study's, for gates about another class than the positive one.
+
+    Raises:
+        AuditError: If a gate is about a class that is not there.
+    """
+    threshold = policy.policy.decision_threshold
+    if len(head.bias) == 2:
+        edges = np.union1d(edges, [logit_of(threshold)])
+    totals = AuditTotals(positive, 0, {})
+    about = [positive_of(gate, totals, classes) for gate in policy.gates]
+    others = tuple(sorted(set(about) - {positive}))
+    gated = {gate.metric for gate in policy.gates if gate.positive is None}
+    metrics = tuple(metric for metric in PROPORTIONS if metric in gated)
+    return AuditCounts(policy.plan, head, positive, threshold, edges, others, metrics)
 
 
 def build_audit(
@@ -58,34 +73,38 @@ def build_audit(
 ) -> AuditReport:
     """The report on summed counts. The same input gives the same bytes.
 
+    Disclosure control comes first; everything after it sees only counts that may be written.
+
     Raises:
-        AuditError: If the counts do not belong to the policy or the classes.
+        AuditError: If the counts do not belong to the policy or the classes, or are too few to write.
     """
     _check(policy, totals, classes)
-    tables, positive = totals.tables, totals.positive
-    gates = [decide(gate, tables[gate.attribute or ""], positive, policy) for gate in policy.gates]
+    whole, totals = everyone(totals, policy), disclose(totals, policy)
+    gates = decide_all(policy, totals, classes)
     verdict, reasons = overall_verdict(gates)
-    everyone = _everyone(next(iter(tables.values())))
-    audited = [_attribute(table, positive, policy) for table in tables.values()]
-    n_single = len(policy.attributes)
-    return AuditReport(
+    audited = [describe(table, totals, policy) for table in totals.tables.values()]
+    n_single, counted = len(policy.attributes), whole.facts(totals.positive)
+    low, high = int(counted.low.positives[0]), int(counted.high.positives[0])
+    report = AuditReport(
         study=study_name,
         model_digest=model_digest,
         classes=list(classes),
-        positive=classes[positive],
+        positive=classes[totals.positive],
         policy=_policy_used(policy, n_classes=len(classes)),
         verdict=verdict,
         reasons=reasons,
-        n=int(everyone.n[0]),
-        positives=int(Outcomes.of(everyone.confusion, positive).positives[0]),
+        n=int(counted.middle.n[0]),
+        positives=int(counted.middle.positives[0]),
+        positives_between=None if low == high else [low, high],
         sites=totals.n_sites,
-        overall=_rates(everyone, positive, alpha=policy.evidence.alpha)[0],
+        overall=group_rates(whole, totals.positive, alpha=policy.evidence.alpha)[0],
         gates=gates,
         attributes=audited[:n_single],
         intersections=audited[n_single:],
         limits=LIMITS,
         notes=list(notes),
     )
+    return rounded(report, policy.disclosure.round_n_to)
 
 
 def _check(policy: Policy, totals: AuditTotals, classes: Sequence[str]) -> None:
@@ -105,116 +124,17 @@ def _check(policy: Policy, totals: AuditTotals, classes: Sequence[str]) -> None:
         )
 
 
-def _everyone(table: GroupTable) -> GroupTable:
-    """The table with all groups as one."""
-    confusion, scores = table.confusion.sum(axis=0)[None], table.scores.sum(axis=0)[None]
-    noise = table.noise * np.sqrt(len(table.groups))
-    return GroupTable("everyone", ("everyone",), confusion, scores, np.ones(1, np.int64), noise=float(noise))
-
-
-def _attribute(table: GroupTable, positive: int, policy: Policy) -> Attribute:
-    k, alpha = policy.disclosure.k, policy.evidence.alpha
-    rates = _rates(table, positive, alpha=alpha)
-    detectable = _detectable(table, positive, k=k, alpha=alpha)
-    outcomes = Outcomes.of(table.confusion, positive)
-    groups = []
-    for i, name in enumerate(table.groups):
-        if table.n[i] < k:
-            groups.append(_suppressed(name, k))
-            continue
-        with_gap = {
-            m: rate.model_copy(update={"detectable_gap": detectable.get((m, i))})
-            for m, rate in rates[i].items()
-        }
-        groups.append(
-            Group(
-                group=name,
-                suppressed=None,
-                n=int(table.n[i]),
-                positives=int(outcomes.positives[i]),
-                sites=int(table.sites[i]),
-                compared=is_known(name),
-                rates=with_gap,
-            )
-        )
-    gaps = [_gap(metric, table, positive, policy) for metric in INTERVAL_METRICS]
-    return Attribute(attribute=table.key, groups=groups, gaps=gaps)
-
-
-def _suppressed(name: str, k: int) -> Group:
-    reason = f"fewer than {k} people"
-    return Group(group=name, suppressed=reason, n=None, positives=None, sites=None, compared=False, rates={})
-
-
-def _rates(table: GroupTable, positive: int, *, alpha: float) -> list[dict[str, Rate]]:
-    """Every metric of every group, with the group's own interval."""
-    z = simultaneous_z(2, alpha)
-    plain, areas = group_metrics(table.confusion, positive), auc(table.scores)
-    spread = {metric: limits(metric, table, positive, z=z) for metric in INTERVAL_METRICS}
-    over = {metric: taken_over(metric, table, positive) for metric in PROPORTIONS}
-    found = []
-    for i in range(len(table.groups)):
-        rates = {
-            metric: Rate(
-                **_at(spread[metric], i),
-                trials=int(over[metric][i]) if metric in over else None,
-                bound=_null(areas.bound[i]) if metric == "auc" else None,
-            )
-            for metric in INTERVAL_METRICS
-        }
-        for metric in PLAIN_METRICS:
-            rates[metric] = Rate(value=_null(plain[metric][i]), low=None, high=None, trials=None)
-        found.append(rates)
-    return found
-
-
-def _detectable(table: GroupTable, positive: int, *, k: int, alpha: float) -> dict[tuple[str, int], float]:
-    """Metric and group to the smallest difference to the largest group that would be found."""
-    found = {}
-    for metric in INTERVAL_METRICS:
-        compared = compare(metric, table, positive, k=k, alpha=alpha)
-        rows = np.flatnonzero(~np.isnan(compared.found.value))
-        if len(rows) < 2:
-            continue
-        z = simultaneous_z(len(rows), alpha)
-        n = taken_over(metric, table, positive)
-        largest = int(rows[np.argmax(n[rows])])
-        variance = null_variance(metric, table, positive, rows=rows)
-        for i in rows[rows != largest]:
-            if not np.isnan(variance[i] + variance[largest]):
-                found[metric, int(i)] = detectable_gap(float(variance[i]), float(variance[largest]), z=z)
-    return found
-
-
-def _gap(metric: str, table: GroupTable, positive: int, policy: Policy) -> Gap:
-    compared = compare(metric, table, positive, k=policy.disclosure.k, alpha=policy.evidence.alpha)
-    difference = largest_difference(compared.found)
-    defined = compared.n_groups > 1
-    return Gap(
-        metric=metric,
-        lowest=compared.lowest if defined else None,
-        highest=compared.highest if defined else None,
-        difference=as_estimate(difference),
-        ratio=None if metric == "auc" else as_estimate(smallest_ratio(compared.found)),
-    )
-
-
 def _policy_used(policy: Policy, *, n_classes: int) -> PolicyUsed:
-    identity, evidence = policy.policy, policy.evidence
+    identity, rules = policy.policy, policy.disclosure
     return PolicyUsed(
         name=identity.name,
         profile=identity.profile,
         digest=policy.digest,
         decision_threshold=identity.decision_threshold if n_classes == 2 else None,
-        **evidence.model_dump(),
-        k=policy.disclosure.k,
+        **policy.evidence.model_dump(),
+        k=rules.k,
+        disclosure_profile=rules.profile,
+        zero_allowed=rules.zero_allowed,
+        disclosure_min_sites=rules.min_sites,
+        round_n_to=rules.round_n_to,
     )
-
-
-def _at(found: Limits, i: int) -> dict[str, float | None]:
-    interval = Interval(float(found.value[i]), float(found.low[i]), float(found.high[i]))
-    return as_estimate(interval).model_dump()
-
-
-def _null(value: np.float64) -> float | None:
-    return None if np.isnan(value) else float(value)

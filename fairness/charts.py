@@ -17,6 +17,9 @@ PAD = 6.0
 MARKERS = 4
 
 
+Point = tuple[float, float, float | None, float | None]
+
+
 @dataclass(frozen=True)
 class Scale:
     """Values low..high on pixels start..end; what lies outside is drawn at the edge."""
@@ -36,7 +39,7 @@ class Series:
     """A line: (x, y, low, high) points; low and high are None where there is no interval."""
 
     name: str
-    points: Sequence[tuple[float, float, float | None, float | None]]
+    points: Sequence[Point]
 
 
 def svg(size: tuple[int, int], title: str, body: str, *, kind: str) -> Markup:
@@ -133,6 +136,30 @@ def curve(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -
     )
     body += f'<text class="strong" x="8" y="14">{escape(y_label)}</text>'
     body += "".join(_line(s, i, x, y) for i, s in enumerate(series))
+    body += _legend([s.name for s in series], width)
+    return svg(PANEL, title, body, kind="panel")
+
+
+def scatter(series: Sequence[Series], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Points without lines, one marker for each series."""
+    width, height = PANEL
+    xs = [p[0] for s in series for p in s.points]
+    ys = [p[1] for s in series for p in s.points]
+    if not xs:
+        return Markup("")
+    x = Scale(*_padded(min(xs), max(xs)), 52, width - 14)
+    y = Scale(*_padded(min(ys), max(ys)), height - 40, 30)
+    body = "".join(
+        f'<line class="grid" x1="52" x2="{width - 14}" y1="{y(t)}" y2="{y(t)}"/>'
+        f'<text x="46" y="{y(t) + 4}" text-anchor="end">{t:g}</text>'
+        for t in ticks(y.low, y.high)
+    )
+    body += "".join(
+        f'<text x="{x(t)}" y="{height - 22}" text-anchor="middle">{t:g}</text>' for t in ticks(x.low, x.high)
+    )
+    body += f'<text x="{(38 + width) / 2}" y="{height - 5}" text-anchor="middle">{escape(x_label)}</text>'
+    body += f'<text class="strong" x="8" y="14">{escape(y_label)}</text>'
+    body += "".join(_marker(i, x(p[0]), y(p[1])) for i, s in enumerate(series) for p in s.points)
     body += _legend([s.name for s in series], width)
     return svg(PANEL, title, body, kind="panel")
 

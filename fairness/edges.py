@@ -18,7 +18,7 @@ from foedus.statistic import Arrays, Quantity, Settings, count
 GRID: NDArray[np.float64] = np.sinh(np.linspace(-12.0, 12.0, 4095))
 """Inner edges of the first pass: steps of 0.006 around a logit of 0, of 0.6 % far from it,
 so that overconfident scores (logits in the hundreds) still fall into different cells."""
-N_BINS = 64
+N_BINS = 128
 CHUNK_ROWS = 65_536
 SCORES = "scores"
 
@@ -94,6 +94,11 @@ def positive_logit(found: NDArray[np.float32], positive: int) -> NDArray[np.floa
     wide = found.astype(np.float64)
     others = np.delete(wide, positive, axis=1)
     return np.asarray(wide[:, positive] - logsumexp(others, axis=1), np.float64)
+
+
+def logit_of(threshold: float) -> float:
+    """The log-odds of a probability."""
+    return float(np.log(threshold) - np.log1p(-threshold))
 
 
 def bin_of(logit: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:

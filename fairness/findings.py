@@ -36,6 +36,29 @@ class Rate(Estimate):
     """Smallest true difference to the largest group that would be found with power 0.8."""
     bound: float | None = None
     """auc: error of the binning is at most this; the interval includes it."""
+    hidden: bool = False
+    """A count behind it may not be written: value is null, and the interval holds whatever that count is."""
+    between: list[int] | None = None
+    """hidden: the number of people the share counts is one of these or between them."""
+    by_chance: float | None = None
+    """calibration_error: what a model that is always right about its chances would show on as many people."""
+
+
+class CalibrationPoint(Part):
+    """People of similar scores: adjacent bins put together until k or more of each label (or none) are in."""
+
+    n: int
+    predicted: float
+    """Mean probability."""
+    observed: float
+    """Share of positives."""
+
+
+class RocPoint(Part):
+    """Rates if decisions were made at the edge of adjacent bins put together as for calibration."""
+
+    fpr: float
+    tpr: float
 
 
 class Group(Part):
@@ -51,6 +74,16 @@ class Group(Part):
     compared: bool
     """Whether gates and gaps look at this group: named in the policy and not suppressed."""
     rates: dict[str, Rate]
+    n_between: list[int] | None = None
+    """n may not be written exactly: it is one of these or between them, and n is the middle."""
+    positives_between: list[int] | None = None
+    """As n_between."""
+    design_effect: float | None = None
+    """Rows that tell as much as one, because people have several; intervals allow for it."""
+    calibration: list[CalibrationPoint] = []
+    """Empty where a count of the group is hidden."""
+    roc: list[RocPoint] = []
+    """From (0, 0) to (1, 1); empty where a count of the group is hidden."""
 
 
 class Gap(Part):
@@ -62,6 +95,26 @@ class Gap(Part):
     difference: Estimate
     ratio: Estimate | None
     """Lowest over highest group; not given for the AUC."""
+    hidden: bool = False
+    """Some count behind it may not be written: values are in the middle of what they can be, and the
+    intervals hold whatever those counts are."""
+
+
+class WithinSites(Part):
+    """A group against the policy's other groups, over all sites together and within them."""
+
+    metric: str
+    group: str
+    sites: int
+    """Sites that have people on both sides."""
+    pooled: float
+    """Difference over all sites together."""
+    within: float
+    """Mantel-Haenszel difference within sites."""
+    simpson: float
+    """pooled - within: what only comes from sites having other people."""
+    i_squared: float
+    """Share of the sites' variation that is more than chance (Higgins & Thompson 2002)."""
 
 
 class Attribute(Part):
@@ -70,6 +123,8 @@ class Attribute(Part):
     attribute: str
     groups: list[Group]
     gaps: list[Gap]
+    within_sites: list[WithinSites] = []
+    """Gated metrics of attributes, where at least three sites have people on both sides."""
 
 
 class GateResult(Part):
@@ -89,6 +144,14 @@ class GateResult(Part):
     needed: int | None
     """inconclusive: about how many people (of those the metric is taken over) each group needs
     for a pass if there is no gap."""
+    positive: str | None = None
+    """The class the gate is about; null for the audit's positive class."""
+    alpha: float | None = None
+    """Level of the interval; below the policy's where Holm's correction asked for more."""
+    p: float | None = None
+    """Chance of a figure this far beyond the tolerance if the truth were at it; null where it is not beyond."""
+    hidden: bool = False
+    """As in a gap: the value is in the middle of what it can be, the interval holds in any case."""
 
 
 class PolicyUsed(Part):
@@ -106,6 +169,31 @@ class PolicyUsed(Part):
     min_sites: int
     max_unknown: float
     k: int
+    inconclusive: Literal["block", "waive_with_signature"] = "block"
+    """Whether an auditor may sign for a gate that is inconclusive."""
+    family: Literal["tukey", "tukey+holm"] = "tukey"
+    disclosure_profile: str = "us_cms"
+    zero_allowed: bool = True
+    disclosure_min_sites: int = 3
+    round_n_to: int = 1
+
+
+class PolicyOrigin(Part):
+    """Which policy file this is, and whether it was fixed before the test data were asked."""
+
+    file_sha256: str
+    """sha256 of policy.toml as it lies in the run folder."""
+    fixed_sha256: str | None
+    """sha256 of the policy that was fixed before any test data were asked; null if none was."""
+    after_evaluation: bool
+    """The policy is not the one that was fixed; such an audit needs a waiver to be approved."""
+    signed_by: str | None
+    """Name of who signed the file; null if nobody did."""
+    role: str | None
+    public_key: str | None
+    """Ed25519 key of the signature, hexadecimal."""
+    signed_at: str | None
+    """By the signer's clock."""
 
 
 class AuditReport(Part):
@@ -131,6 +219,10 @@ class AuditReport(Part):
     limits: list[str]
     """What this audit does not say."""
     notes: list[str]
+    positives_between: list[int] | None = None
+    """positives may not be written exactly: as in a group."""
+    policy_origin: PolicyOrigin | None = None
+    """null where the counts were audited outside a run."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values."""

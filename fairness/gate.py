@@ -11,21 +11,22 @@ from math import isnan, log, log10
 import numpy as np
 from numpy.typing import NDArray
 
-from fairness.counts import GroupTable
 from fairness.findings import Estimate, GateResult, Verdict
 from fairness.groups import is_known
 from fairness.infer import (
     Interval,
     Limits,
+    critical_z,
     largest_difference,
     limits,
     needed_per_group,
     null_variance,
-    simultaneous_z,
     smallest_ratio,
     trials,
+    worst_calibration,
 )
 from fairness.policy import Gate, Policy
+from fairness.tables import NOBODY, GroupTable
 
 Rows = NDArray[np.bool_]
 
@@ -37,6 +38,7 @@ TAKEN_OVER = {
     "ppv": "positive decisions",
     "npv": "negative decisions",
     "auc": "of the rarer class",
+    "oe_ratio": "positives",
 }
 """What a metric is taken over, in words; all others are taken over people."""
 
@@ -50,12 +52,14 @@ class Comparison:
         found: Simultaneous limits of the shown groups; NaN elsewhere.
         lowest: Group with the lowest defined value.
         highest: Group with the highest defined value.
+        hidden: Whether a count behind a compared group is hidden.
     """
 
     shown: Rows
     found: Limits
     lowest: str | None
     highest: str | None
+    hidden: bool = False
 
     @property
     def n_groups(self) -> int:
@@ -64,33 +68,56 @@ class Comparison:
 
     def among(self, rows: Rows) -> Limits:
         """The limits with every other group undefined; the critical value stays."""
-        return _only(self.found, rows)
+        return self.found.only(rows)
 
 
-def compare(metric: str, table: GroupTable, positive: int, *, k: int, alpha: float) -> Comparison:
-    """The groups with at least `k` people, with limits that hold for all of them together."""
-    shown = np.asarray([is_known(group) for group in table.groups]) & (table.n >= k)
+def compare(
+    metric: str, table: GroupTable, positive: int, *, k: int, alpha: float, z: float | None = None
+) -> Comparison:
+    """The groups that may be written about, with limits that hold for all of them together.
+
+    Args:
+        metric: Name in PROPORTIONS, "auc" or "oe_ratio".
+        table: Counts of every group.
+        positive: The class the metric is about.
+        k: Fewest people in a group, where disclosure control has not decided yet.
+        alpha: Level of the limits.
+        z: Normal quantile to use in place of the level's.
+    """
+    suppressed = table.hidden(k)
+    shown = np.asarray([is_known(group) for group in table.groups])
+    shown &= np.asarray([reason is None for reason in suppressed])
     usable = shown & (trials(metric, table, positive) > 0)
-    z = simultaneous_z(int(usable.sum()), alpha)
-    found = _only(limits(metric, table, positive, z=z), usable)
-    if not usable.any():
+    z = critical_z(metric, int(usable.sum()), alpha) if z is None else z
+    found = limits(metric, table, positive, z=z).only(usable)
+    if np.isnan(found.value).all():
         return Comparison(shown, found, None, None)
     lowest, highest = int(np.nanargmin(found.value)), int(np.nanargmax(found.value))
-    return Comparison(shown, found, table.groups[lowest], table.groups[highest])
+    hidden = found.ends is not None and bool((found.ends[0].value < found.ends[1].value).any())
+    return Comparison(shown, found, table.groups[lowest], table.groups[highest], hidden)
 
 
-def decide(gate: Gate, table: GroupTable, positive: int, policy: Policy) -> GateResult:
-    """The verdict on one gate, with its reason."""
-    evidence = policy.evidence
-    compared = compare(gate.metric, table, positive, k=policy.disclosure.k, alpha=evidence.alpha)
+def decide(
+    gate: Gate, table: GroupTable, positive: int, policy: Policy, *, alpha: float | None = None
+) -> GateResult:
+    """The verdict on one gate by itself, with its reason.
+
+    Args:
+        gate: With its attribute.
+        table: Of that attribute.
+        positive: The class the gate is about.
+        policy: Asks for the evidence.
+        alpha: Level of the interval; the policy's when not set.
+    """
+    alpha = policy.evidence.alpha if alpha is None else alpha
+    compared = compare(gate.metric, table, positive, k=policy.disclosure.k, alpha=alpha)
     weak = _weak_groups(gate, table, positive, policy)
     missing = [*weak.values(), *_too_many_unknown(table, policy)]
-    measure = largest_difference if gate.compare == "max_difference" else smallest_ratio
-    found = measure(compared.found)
-    solid = measure(compared.among(np.asarray([group not in weak for group in table.groups])))
+    found = measure(gate, compared.found)
+    solid = measure(gate, compared.among(np.asarray([group not in weak for group in table.groups])))
     verdict, needed = _verdict(gate, found=found, solid=solid, missing=missing), None
     if verdict == "inconclusive" and not _within(gate, found) and not _beyond(gate, found):
-        needed = _needed(gate, table, positive, compared, alpha=evidence.alpha)
+        needed = _needed(gate, table, positive, compared, alpha=alpha)
     why = _why(verdict, gate, found=found, missing=missing, needed=needed)
     return GateResult(
         metric=gate.metric,
@@ -103,7 +130,24 @@ def decide(gate: Gate, table: GroupTable, positive: int, policy: Policy) -> Gate
         verdict=verdict,
         reason=f"{_figures(gate, table.key, found, compared)} → {verdict}: {why}.",
         needed=needed,
+        positive=gate.positive,
+        alpha=alpha,
+        hidden=compared.hidden,
     )
+
+
+def measure(gate: Gate, found: Limits) -> Interval:
+    """The figure a gate is about."""
+    if gate.metric == "oe_ratio":
+        return worst_calibration(found)
+    return largest_difference(found) if gate.compare == "max_difference" else smallest_ratio(found)
+
+
+def is_beyond(gate: Gate, table: GroupTable, positive: int, policy: Policy, *, z: float) -> bool:
+    """Whether the gate would fail with intervals of this many standard errors."""
+    compared = compare(gate.metric, table, positive, k=policy.disclosure.k, alpha=0.05, z=z)
+    weak = _weak_groups(gate, table, positive, policy)
+    return _beyond(gate, measure(gate, compared.among(np.asarray([g not in weak for g in table.groups]))))
 
 
 def _verdict(gate: Gate, *, found: Interval, solid: Interval, missing: list[str]) -> Verdict:
@@ -130,15 +174,15 @@ def as_estimate(found: Interval) -> Estimate:
 def _weak_groups(gate: Gate, table: GroupTable, positive: int, policy: Policy) -> dict[str, str]:
     """Each group with less evidence than the policy asks for, and what it lacks."""
     evidence, k = policy.evidence, policy.disclosure.k
-    over = trials(gate.metric, table, positive)
+    over, hidden = trials(gate.metric, table, positive), table.hidden(k)
     word = TAKEN_OVER.get(gate.metric)
     weak = {}
     for i, group in enumerate(table.groups):
         n, m, sites = int(table.n[i]), int(over[i]), int(table.sites[i])
         if not is_known(group):
             continue
-        if n < k:
-            weak[group] = f"fewer than {k} people in {group}"
+        if hidden[i] is not None:
+            weak[group] = f"{hidden[i]} in {group}"
         elif n < evidence.min_n:
             weak[group] = f"{n} people in {group} (at least {evidence.min_n} asked for)"
         elif word and m < evidence.min_positives:
@@ -149,9 +193,13 @@ def _weak_groups(gate: Gate, table: GroupTable, positive: int, policy: Policy) -
 
 
 def _too_many_unknown(table: GroupTable, policy: Policy) -> list[str]:
-    limit = policy.evidence.max_unknown
-    unknown = sum(int(n) for n, group in zip(table.n, table.groups, strict=True) if not is_known(group))
-    if unknown > limit * int(table.n.sum()):
+    """Whoever is in no named group; where one of those is hidden, in a group with "unknown" that is shown."""
+    limit, hidden = policy.evidence.max_unknown, table.hidden(policy.disclosure.k)
+    known = np.asarray([is_known(group) for group in table.groups])
+    total = int(table.n.sum()) if table.total is None else table.total
+    closed = any(reason not in (None, NOBODY) for reason, named in zip(hidden, known, strict=True) if named)
+    unknown = int(table.n[~known].sum()) if closed else total - int(table.n[known].sum())
+    if unknown > limit * total:
         return [f"{table.key} is unknown for more than {limit:.0%} of the people"]
     return []
 
@@ -171,7 +219,13 @@ def _within(gate: Gate, found: Interval) -> bool:
 def _figures(gate: Gate, key: str, found: Interval, compared: Comparison) -> str:
     if isnan(found.value):
         return f"{gate.metric} by {key} cannot be compared"
-    shown = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    about = "about " if compared.hidden else ""
+    shown = f"{about}{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    if gate.metric == "oe_ratio":
+        return (
+            f"observed over expected cases by {key} are {compared.lowest} (lowest) to {compared.highest} (highest), "
+            f"at worst {shown} of 1; at least {gate.tolerance:g} asked for"
+        )
     if gate.compare == "max_difference":
         return (
             f"{gate.metric} differs by {shown} between {compared.lowest} (lowest) and "
@@ -188,7 +242,8 @@ def _why(verdict: Verdict, gate: Gate, *, found: Interval, missing: list[str], n
         return f"the whole interval is {'within' if verdict == 'pass' else 'beyond'} the tolerance"
     reasons = list(missing)
     if isnan(found.value):
-        reasons.append("fewer than two groups have a defined value")
+        few = "no group has" if gate.metric == "oe_ratio" else "fewer than two groups have"
+        reasons.append(f"{few} a defined value")
     elif not missing:
         reasons.append("the interval contains the tolerance")
     if needed is not None:
@@ -214,10 +269,6 @@ def _needed(
         spread, tolerance = spread / p, -log(tolerance)
     needed = needed_per_group(spread, tolerance, len(rows), alpha=alpha)
     return int(round(needed, 1 - int(log10(needed)))) if needed >= 100 else max(needed, 1)
-
-
-def _only(found: Limits, rows: Rows) -> Limits:
-    return Limits(*(np.where(rows, part, np.nan) for part in (found.value, found.low, found.high)))
 
 
 def _known(value: float) -> float | None:

@@ -14,23 +14,40 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import norm, studentized_range
 
-from fairness.counts import GroupTable
 from fairness.metrics import PROPORTIONS, Counts, Outcomes, Reals, auc, quotient
+from fairness.shares import shares
+from fairness.tables import UNIT, GroupTable
 
 POWER = 0.8
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A value and its interval for every group; NaN where undefined. Each is (n_groups,)."""
+    """A value and its interval for every group; NaN where undefined. Each array is (n_groups,).
+
+    Attributes:
+        value: In the middle of what it can be where counts are hidden.
+        low: Lower limit, whatever the hidden counts are.
+        high: Upper limit, whatever the hidden counts are.
+        ends: The limits if every hidden share is the lowest, and if every one is the highest it can be;
+            None where nothing is hidden.
+    """
 
     value: Reals
     low: Reals
     high: Reals
+    ends: "tuple[Limits, Limits] | None" = None
 
     def take(self, rows: NDArray[np.bool_]) -> "Limits":
         """The groups where `rows` is true."""
-        return Limits(self.value[rows], self.low[rows], self.high[rows])
+        ends = self.ends and (self.ends[0].take(rows), self.ends[1].take(rows))
+        return Limits(self.value[rows], self.low[rows], self.high[rows], ends)
+
+    def only(self, rows: NDArray[np.bool_]) -> "Limits":
+        """The same, undefined in the groups where `rows` is false."""
+        ends = self.ends and (self.ends[0].only(rows), self.ends[1].only(rows))
+        value, low, high = (np.where(rows, part, np.nan) for part in (self.value, self.low, self.high))
+        return Limits(value, low, high, ends)
 
 
 @dataclass(frozen=True)
@@ -53,24 +70,46 @@ def simultaneous_z(n_groups: int, alpha: float) -> float:
     return float(studentized_range.ppf(1 - alpha, n_groups, np.inf) / np.sqrt(2))
 
 
-def wilson(successes: Counts, trials: Counts, *, z: float) -> Limits:
+def critical_z(metric: str, n_groups: int, alpha: float) -> float:
+    """Normal quantile for a metric in so many groups: all pairs together, or for oe_ratio all groups."""
+    if metric == "oe_ratio":
+        return float(norm.isf(alpha / (2 * max(1, n_groups))))
+    return simultaneous_z(n_groups, alpha)
+
+
+def tail(metric: str, n_groups: int, z: float) -> float:
+    """The level at which `critical_z` is z."""
+    if metric == "oe_ratio":
+        return min(1.0, 2 * n_groups * float(norm.sf(z)))
+    if n_groups <= 2:
+        return float(2 * norm.sf(z))
+    return float(studentized_range.sf(z * np.sqrt(2), n_groups, np.inf))
+
+
+def wilson(successes: Counts | Reals, trials: Counts | Reals, *, z: float) -> Limits:
     """Score interval of a proportion (Wilson 1927); NaN without trials."""
     return _score_interval(quotient(successes, trials), trials, z=z)
 
 
-def auc_limits(histogram: Counts, *, z: float) -> Limits:
+def auc_limits(histogram: Counts, *, z: float, design: Reals | float = 1.0) -> Limits:
     """DeLong interval on the logit of the area, widened by the bound of the binning.
 
     Where DeLong's variance says nothing (one case on a side, or perfect separation), Wilson's
     interval with the smaller side as the number of trials.
+
+    Args:
+        histogram: (n_groups, 2, n_bins).
+        z: Normal quantile.
+        design: Design effect: how many rows tell as much as one.
     """
     found = auc(histogram)
+    variance = found.variance * design
     spread = found.value * (1 - found.value)
-    usable = (found.variance > 0) & (spread > 0)
+    usable = (variance > 0) & (spread > 0)
     safe = np.where(usable, spread, 0.25)
-    half = z * np.sqrt(np.where(usable, found.variance, 0.0)) / safe
+    half = z * np.sqrt(np.where(usable, variance, 0.0)) / safe
     logit = np.log(np.where(usable, found.value, 0.5) / np.where(usable, 1 - found.value, 0.5))
-    smaller = histogram.sum(axis=2).min(axis=1)
+    smaller = histogram.sum(axis=2).min(axis=1) / design
     crude = _score_interval(found.value, smaller, z=z)
     low = np.where(usable, expit(logit - half), crude.low)
     high = np.where(usable, expit(logit + half), crude.high)
@@ -80,12 +119,45 @@ def auc_limits(histogram: Counts, *, z: float) -> Limits:
 def limits(metric: str, table: GroupTable, positive: int, *, z: float) -> Limits:
     """A metric and its interval in every group of a table."""
     if metric == "auc":
-        return auc_limits(table.scores, z=z)
-    successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
-    if table.noise == 0:
-        return wilson(successes, n, z=z)
-    value = np.clip(quotient(successes, n), 0.0, 1.0)
-    return _score_interval(value, _effective(metric, table, positive), z=z)
+        found = auc_limits(table.scores, z=z, design=table.design)
+        return found if table.released is None else _rounded(found, 4)
+    if metric == "oe_ratio":
+        return oe_limits(table, positive, z=z)
+    share = shares(metric, table.facts(positive))
+    if table.noise > 0:
+        value = np.clip(quotient(*share.middle), 0.0, 1.0)
+        return _score_interval(value, _effective(metric, table, positive), z=z)
+    middle, low, high = (
+        _score_interval(quotient(x, n), n / table.design, z=z)
+        for x, n in (share.middle, share.low, share.high)
+    )
+    if not share.hidden.any():
+        return middle
+    return Limits(middle.value, low.low, np.where(share.hidden, high.high, middle.high), (low, high))
+
+
+def oe_limits(table: GroupTable, positive: int, *, z: float) -> Limits:
+    """Observed over expected cases: Wilson's limits of the base rate over the mean probability.
+
+    Undefined where the sums of the scores, or the number of people or positives, are not released.
+    """
+    rates = limits("base_rate", table, positive, z=z)
+    if table.expected is None:
+        undefined = np.full(len(table.groups), np.nan)
+        return Limits(undefined, undefined, undefined)
+    mean = quotient(table.expected.sum(axis=1) * UNIT, table.n)
+    mean = np.where(
+        (mean > 0) & (rates.ends is None or rates.ends[0].value == rates.ends[1].value), mean, np.nan
+    )
+    return Limits(rates.value / mean, rates.low / mean, rates.high / mean)
+
+
+def _rounded(found: Limits, digits: int) -> Limits:
+    """To so many decimals, the interval outwards."""
+    step = 10.0**digits
+    return Limits(
+        np.round(found.value, digits), np.floor(found.low * step) / step, np.ceil(found.high * step) / step
+    )
 
 
 def _effective(metric: str, table: GroupTable, positive: int) -> Reals:
@@ -105,46 +177,68 @@ def _effective(metric: str, table: GroupTable, positive: int) -> Reals:
 
 
 def trials(metric: str, table: GroupTable, positive: int) -> Counts:
-    """(n_groups,) people a metric is taken over; for the AUC, the smaller of the two sides."""
-    if metric == "auc":
+    """(n_groups,) people a metric is taken over, about where that is hidden; for the AUC, the rarer class."""
+    if metric == "auc" and table.released is None:
         return np.asarray(table.scores.sum(axis=2).min(axis=1), np.int64)
-    return PROPORTIONS[metric](Outcomes.of(table.confusion, positive))[1]
+    facts = table.facts(positive).middle
+    if metric in ("auc", "oe_ratio"):
+        return np.minimum(facts.positives, facts.n - facts.positives) if metric == "auc" else facts.positives
+    return shares(metric, table.facts(positive)).middle[1]
 
 
 def largest_difference(found: Limits) -> Interval:
-    """Highest minus lowest group; its interval is [largest lower, largest upper] over all pairs."""
+    """Highest minus lowest group; its interval is [largest lower, largest upper] over all pairs.
+
+    Hidden counts: each pair's lower limit is the lowest, its upper limit the highest they allow.
+    """
     rows = found.take(~np.isnan(found.value))
     if len(rows.value) < 2:
         return UNDEFINED
-    gap = rows.value[:, None] - rows.value[None, :]
-    up, down = rows.high - rows.value, rows.value - rows.low
-    low = gap - np.hypot(down[:, None], up[None, :])
-    high = gap + np.hypot(up[:, None], down[None, :])
-    pairs = ~np.eye(len(gap), dtype=bool)
-    return Interval(float(gap.max()), max(0.0, float(low[pairs].max())), min(1.0, float(high[pairs].max())))
+    bottom, top = rows.ends or (rows, rows)
+    low = bottom.value[:, None] - top.value[None, :]
+    low = low - np.hypot((bottom.value - bottom.low)[:, None], (top.high - top.value)[None, :])
+    high = top.value[:, None] - bottom.value[None, :]
+    high = high + np.hypot((top.high - top.value)[:, None], (bottom.value - bottom.low)[None, :])
+    pairs = ~np.eye(len(low), dtype=bool)
+    value = float(rows.value.max() - rows.value.min())
+    return Interval(value, max(0.0, float(low[pairs].max())), min(1.0, float(high[pairs].max())))
 
 
 def smallest_ratio(found: Limits) -> Interval:
     """Lowest over highest group; its interval is [smallest lower, smallest upper] over all pairs.
 
     MOVER on logarithms. A rate of 0 has no logarithm: its ratio is 0 with the quotient of the
-    two limits as upper end, which is wider.
+    two limits as upper end, which is wider. Hidden counts as in `largest_difference`.
     """
     rows = found.take(~np.isnan(found.value))
     if len(rows.value) < 2 or rows.value.max() == 0:
         return UNDEFINED
+    bottom, top = rows.ends or (rows, rows)
     pairs = [(i, j) for i in range(len(rows.value)) for j in range(len(rows.value)) if i != j]
-    ends = [_ratio_ends(rows, i, j) for i, j in pairs]
+    lows = [_ratio_ends(bottom, i, top, j)[0] for i, j in pairs]
+    highs = [_ratio_ends(top, i, bottom, j)[1] for i, j in pairs]
     value = float(rows.value.min() / rows.value.max())
-    return Interval(value, min(low for low, _ in ends), min(1.0, *(high for _, high in ends)))
+    return Interval(value, min(lows), min(1.0, *highs))
 
 
-def _ratio_ends(rows: Limits, i: int, j: int) -> tuple[float, float]:
-    if min(rows.value[i], rows.value[j]) == 0:
-        low = 0.0 if rows.low[i] == 0 else float(rows.low[i] / rows.high[j])
-        return low, float("inf") if rows.low[j] == 0 else float(rows.high[i] / rows.low[j])
-    value_i, low_i, high_i = (_log(float(part[i])) for part in (rows.value, rows.low, rows.high))
-    value_j, low_j, high_j = (_log(float(part[j])) for part in (rows.value, rows.low, rows.high))
+def worst_calibration(found: Limits) -> Interval:
+    """The group whose observed over expected cases are furthest from 1: the ratio, or its inverse above 1."""
+    rows = found.take(~np.isnan(found.value))
+    if not len(rows.value):
+        return UNDEFINED
+    with np.errstate(divide="ignore"):
+        value = np.minimum(rows.value, 1 / rows.value)
+        low = np.minimum(rows.low, 1 / rows.high)
+        high = np.where(rows.high < 1, rows.high, np.where(rows.low > 1, 1 / rows.low, 1.0))
+    return Interval(float(value.min()), float(low.min()), float(high.min()))
+
+
+def _ratio_ends(one: Limits, i: int, other: Limits, j: int) -> tuple[float, float]:
+    if min(one.value[i], other.value[j]) == 0:
+        low = 0.0 if one.low[i] == 0 else float(one.low[i] / other.high[j])
+        return low, float("inf") if other.low[j] == 0 else float(one.high[i] / other.low[j])
+    value_i, low_i, high_i = (_log(float(part[i])) for part in (one.value, one.low, one.high))
+    value_j, low_j, high_j = (_log(float(part[j])) for part in (other.value, other.low, other.high))
     down = hypot(value_i - low_i, high_j - value_j)
     up = hypot(high_i - value_i, value_j - low_j)
     return exp(value_i - value_j - down), exp(value_i - value_j + up)
@@ -162,10 +256,12 @@ def null_variance(metric: str, table: GroupTable, positive: int, *, rows: NDArra
     look certain (Agresti & Coull 1998).
     """
     if metric == "auc":
-        return auc(table.scores).variance
-    successes, n = PROPORTIONS[metric](Outcomes.of(table.confusion, positive))
+        return auc(table.scores).variance * table.design
+    if metric == "oe_ratio":
+        return np.full(len(table.groups), np.nan)
+    successes, n = shares(metric, table.facts(positive)).middle
     p = (successes[rows].sum() + 2) / (n[rows].sum() + 4)
-    told = n if table.noise == 0 else _effective(metric, table, positive)
+    told = n / table.design if table.noise == 0 else _effective(metric, table, positive)
     return quotient(np.full(n.shape, p * (1 - p)), told)
 
 

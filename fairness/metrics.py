@@ -6,6 +6,7 @@ metric is about (no positives for a true-positive rate), fairlearn says 0.0 and 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +54,31 @@ class Outcomes:
     def negatives(self) -> Counts:
         return np.asarray(self.fp + self.tn, np.int64)
 
+    @property
+    def selected(self) -> Counts:
+        return np.asarray(self.tp + self.fp, np.int64)
 
-Proportion = Callable[[Outcomes], tuple[Counts, Counts]]
+    @property
+    def rejected(self) -> Counts:
+        return np.asarray(self.fn + self.tn, np.int64)
+
+    @property
+    def wrong(self) -> Counts:
+        return np.asarray(self.n - self.correct, np.int64)
+
+
+Proportion = Callable[[Any], tuple[Counts, Counts]]
+"""Of anything that has the counts by name: `Outcomes`, or the `Facts` that are released."""
 
 PROPORTIONS: dict[str, Proportion] = {
     "base_rate": lambda o: (o.positives, o.n),
-    "selection_rate": lambda o: (o.tp + o.fp, o.n),
+    "selection_rate": lambda o: (o.selected, o.n),
     "tpr": lambda o: (o.tp, o.positives),
     "fnr": lambda o: (o.fn, o.positives),
     "fpr": lambda o: (o.fp, o.negatives),
     "tnr": lambda o: (o.tn, o.negatives),
-    "ppv": lambda o: (o.tp, o.tp + o.fp),
-    "npv": lambda o: (o.tn, o.fn + o.tn),
+    "ppv": lambda o: (o.tp, o.selected),
+    "npv": lambda o: (o.tn, o.rejected),
     "accuracy": lambda o: (o.correct, o.n),
 }
 """Metric to (successes, trials): a rate, and how many people it is taken over."""

@@ -11,14 +11,25 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from fairness.groups import MAX_GROUPS, SEPARATOR, GroupPlan, group_problems
+from fairness.signing import ROLE
 from foedus.config import Section, nearest, read_toml, validate
 from foedus.errors import ConfigError
 from foedus.examples import UNKNOWN
 from foedus.study import NAME
 
 Profile = Literal["health.diagnosis", "lending", "custom"]
-GateMetric = Literal["tpr", "fnr", "fpr", "tnr", "ppv", "npv", "selection_rate", "accuracy", "auc"]
+GateMetric = Literal[
+    "tpr", "fnr", "fpr", "tnr", "ppv", "npv", "selection_rate", "accuracy", "auc", "oe_ratio"
+]
 Compare = Literal["max_difference", "min_ratio"]
+DisclosureProfile = Literal["us_cms", "uk", "ohdsi", "datashield"]
+DISCLOSURE_PROFILES: dict[str, tuple[int, bool]] = {
+    "us_cms": (11, True),  # ResDAC, CMS cell size suppression policy, 2024
+    "uk": (10, False),  # UK LLC guidebook: fewer than 10, zero included
+    "ohdsi": (5, True),  # omopgenerics: minCellCount
+    "datashield": (3, True),  # nfilter.tab
+}
+"""Profile to the smallest count that may be written, and whether a zero may."""
 
 
 class PolicyIdentity(Section):
@@ -33,6 +44,9 @@ class PolicyIdentity(Section):
     """Two classes: a probability at or above it is a positive decision. More classes: not used."""
     intersections: list[Annotated[list[str], Field(min_length=2, max_length=4)]] = []
     """Attributes to look at together, e.g. [["sex", "age_band"]]."""
+    audit_start: bool = False
+    """Audit the head before the first gradient round, too, so that what the backbone brings and what
+    training adds are told apart. Costs one more sum; not in private studies."""
 
 
 class Gate(Section):
@@ -42,14 +56,21 @@ class Gate(Section):
     attribute: str | None = None
     """An attribute, or an intersection written "sex|age_band"; every attribute when not set."""
     compare: Compare
-    """max_difference: highest minus lowest group; min_ratio: lowest over highest group."""
+    """max_difference: highest minus lowest group; min_ratio: lowest over highest group. For oe_ratio only
+    min_ratio: in every group observed over expected cases, or its inverse if that is smaller."""
     tolerance: float = Field(gt=0, lt=1)
-    """Largest difference, or smallest ratio, that is accepted."""
+    """Largest difference, or smallest ratio, that is accepted; 0.8 for oe_ratio means 0.8 to 1.25."""
+    positive: str | None = None
+    """The class the gate is about, against all others; the study's positive class when not set."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.metric == "auc" and self.compare == "min_ratio":
             raise ValueError('metric "auc" is compared by difference; set compare = "max_difference"')
+        if self.metric == "oe_ratio" and self.compare != "min_ratio":
+            raise ValueError('metric "oe_ratio" is compared with 1; set compare = "min_ratio"')
+        if self.metric in ("auc", "oe_ratio") and self.positive is not None:
+            raise ValueError(f'metric "{self.metric}" looks at the study\'s positive class; remove positive')
         return self
 
 
@@ -58,6 +79,9 @@ class EvidenceSection(Section):
 
     alpha: float = Field(default=0.05, gt=0, le=0.5)
     """Intervals cover with probability 1 - alpha, over all groups of an attribute together."""
+    family: Literal["tukey", "tukey+holm"] = "tukey+holm"
+    """tukey: each gate fails at its own alpha. tukey+holm: the chance that any gate fails which should not
+    is at most alpha (Holm 1979). Passing takes every gate, so it needs no correction."""
     min_n: int = Field(default=30, ge=1)
     """Fewest people in a compared group."""
     min_positives: int = Field(default=30, ge=1)
@@ -67,13 +91,60 @@ class EvidenceSection(Section):
     """Fewest sites that contribute to a compared group."""
     max_unknown: float = Field(default=0.05, ge=0, le=1)
     """Largest share of people whose attribute is unknown."""
+    inconclusive: Literal["block", "waive_with_signature"] = "block"
+    """block: an audit with an inconclusive gate is never approved. waive_with_signature: it is, if who
+    signs gives a reason for each such gate."""
 
 
 class DisclosureSection(Section):
-    """[disclosure]"""
+    """[disclosure]: what may be written about few people."""
 
+    profile: DisclosureProfile = "us_cms"
+    """Gives k and zero_allowed: us_cms 11, uk 10 and no zeros, ohdsi 5, datashield 3."""
     k: int = Field(default=11, ge=1)
-    """A group of fewer people is listed as suppressed and none of its numbers is written."""
+    """No count of 1 to k - 1 people is written, nor can be worked out; the profile's when not set."""
+    zero_allowed: bool = True
+    """Whether a count of nobody may be written; the profile's when not set."""
+    min_sites: int = Field(default=3, ge=1)
+    """Fewest sites behind a count; with two, each could subtract its own."""
+    round_n_to: int = Field(default=1, ge=1)
+    """Numbers of people are rounded to a multiple of it, and figures to three decimals; 1 rounds nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = values.get("profile", "us_cms")
+        k, zero_allowed = DISCLOSURE_PROFILES.get(given, (11, True)) if isinstance(given, str) else (11, True)
+        return {"k": k, "zero_allowed": zero_allowed, **values}
+
+
+class SignoffSection(Section):
+    """[signoff]"""
+
+    roles: list[Annotated[str, Field(pattern=ROLE)]] = Field(default=["auditor"], min_length=1)
+    """Who must sign an approval: someone of each role."""
+    expires_days: int | None = Field(default=None, ge=1)
+    """Days an approval holds; for ever when not set."""
+
+
+class MitigationSection(Section):
+    """[mitigation]: what may be done about a gap."""
+
+    allow_attribute_at_inference: bool = False
+    """Whether decisions may use the attribute itself, as thresholds by group do. In lending that is
+    disparate treatment."""
+    legal_basis: str | None = Field(default=None, min_length=1)
+    """Why that is lawful here, in the words of who answers for it."""
+    max_accuracy_loss: float = Field(default=0.02, ge=0, le=1)
+    """An alternative that costs more accuracy is not offered."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.allow_attribute_at_inference and not self.legal_basis:
+            raise ValueError("allow_attribute_at_inference needs a legal_basis; name it, or set false")
+        return self
 
 
 PROFILE_GATES: dict[Profile, tuple[Gate, ...]] = {
@@ -95,6 +166,8 @@ class Policy(Section):
     gate: list[Gate] = []
     evidence: EvidenceSection = EvidenceSection()
     disclosure: DisclosureSection = DisclosureSection()
+    signoff: SignoffSection = SignoffSection()
+    mitigation: MitigationSection = MitigationSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -134,6 +207,16 @@ def load_policy(path: Path) -> Policy:
         ConfigError: Listing every problem in the file.
     """
     return policy_from(read_toml(path), source=str(path))
+
+
+def policy_text(path: Path) -> str:
+    """The text of a valid policy file.
+
+    Raises:
+        ConfigError: Listing every problem in the file.
+    """
+    load_policy(path)
+    return path.read_bytes().decode()  # as it is: signatures are over its bytes
 
 
 def parse_policy(text: str) -> Policy:

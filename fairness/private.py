@@ -12,11 +12,12 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fairness.counts import AuditCounts, AuditTotals, GroupTable
+from fairness.counts import AuditCounts
 from fairness.groups import SEPARATOR, GroupPlan
 from fairness.infer import limits, simultaneous_z
 from fairness.metrics import quotient
 from fairness.policy import Policy
+from fairness.tables import AuditTotals, GroupTable
 from foedus.errors import AuditError
 from foedus.examples import Examples
 from foedus.head import LinearHead
@@ -67,7 +68,7 @@ class PrivateAudit:
     def measure(self, examples: Examples) -> Arrays:
         """One site's table, each unit counted once."""
         k, n_cells = self.counts.n_classes, prod(self.sizes)
-        decided, _ = self.counts.decisions_and_bins(examples)
+        decided = self.counts.judge(examples).decided
         place = (self._cells(examples) * k + examples.labels) * k + decided
         found = np.bincount(place, weights=examples.weights, minlength=n_cells * k * k)
         return {JOINT: found.reshape(n_cells, k, k)}

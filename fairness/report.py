@@ -1,12 +1,13 @@
 """report.html: one file that opens offline, reads well on paper, and says the verdict first."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fairness import charts, models
+from fairness import charts, models, sections
 from fairness.groups import SEPARATOR
 from fairness.models import DASH, num
 
@@ -23,6 +24,10 @@ METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
     "f1": "F1",
     "auc": "AUC",
+    "oe_ratio": "Observed over expected",
+    "brier": "Brier score",
+    "calibration_error": "Calibration error",
+    "smd": "Standardised mean difference",
 }
 VERDICTS = {
     "pass": ("Pass", "Every gate of the policy is met, with the evidence the policy asks for."),
@@ -47,6 +52,9 @@ def render_report(
     audit: Mapping[str, Any] | None,
     *,
     study: Mapping[str, Any],
+    mitigation: Mapping[str, Any] | None = None,
+    commitments: Mapping[str, Any] | None = None,
+    on: date | None = None,
 ) -> str:
     """The report as HTML. The same input gives the same bytes; there is no clock in it.
 
@@ -56,6 +64,9 @@ def render_report(
         fewshot: fewshot.json, or None.
         audit: `AuditReport.to_dict()`, or None when the study has no policy.
         study: The study as plain values.
+        mitigation: mitigation.json, or None.
+        commitments: commitments.json, or None.
+        on: The audit's day, which says which clauses apply; no clause index without it.
     """
     page = _environment().get_template("report.html")
     return page.render(
@@ -70,8 +81,11 @@ def render_report(
         traffic={key: sum(line.get(key) or 0 for line in rounds) for key in ("bytes_up", "bytes_down")},
         training=_training_curves(rounds),
         rejected=[(line["round"], each) for line in rounds for each in line.get("rejected") or []],
-        shots=_shot_curve(fewshot) if fewshot else "",
+        shots=_fewshot_curve(fewshot, "curve", "n_shot", "examples per class") if fewshot else "",
+        ways=_fewshot_curve(fewshot, "ways", "n_way", "classes to tell apart") if fewshot else "",
         metric_names=METRIC_NAMES,
+        commitments=commitments,
+        **sections.context(audit, results, study, mitigation=mitigation, on=on),
         **models.context(results),
     )
 
@@ -88,7 +102,12 @@ def _environment() -> Environment:
     environment.filters.update(
         cross=cross, many=many, num=num, interval=interval, size=size, half_width=half_width
     )
-    environment.globals.update(rate_cell=_rate_cell)
+    environment.filters.update(
+        attributes=sections.attributes, before_after=sections.before_after, people=people, figure=figure
+    )
+    environment.globals.update(
+        rate_cell=_rate_cell, gap_to_largest=sections.gap_to_largest, group_curves=sections.group_curves
+    )
     return environment
 
 
@@ -102,6 +121,19 @@ def interval(found: Mapping[str, Any], digits: int = 2) -> str:
     if found["low"] is None or found["high"] is None:
         return ""
     return f"[{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def people(found: Mapping[str, Any], key: str) -> str:
+    """A number of people, or the two between which it lies where it may not be written."""
+    between = found.get(f"{key}_between")
+    return f"{between[0]:,}–{between[1]:,}" if between else f"{found[key]:,}"
+
+
+def figure(rate: Mapping[str, Any]) -> str:
+    """A rate, or why there is none."""
+    if rate["value"] is not None:
+        return num(rate["value"])
+    return "hidden" if rate.get("hidden") else "undefined"
 
 
 def many(sites: int | Sequence[str]) -> int:
@@ -210,17 +242,15 @@ def _series(name: str, rounds: Sequence[Mapping[str, Any]], key: str) -> charts.
     return charts.Series(name, points)
 
 
-def _shot_curve(fewshot: Mapping[str, Any]) -> str:
-    """Accuracy by examples per class, one line per method."""
+def _fewshot_curve(fewshot: Mapping[str, Any], rows: str, key: str, axis: str) -> str:
+    """Accuracy by examples per class or by classes, one line per method; nothing for a single point."""
     points: dict[str, list[tuple[float, float, float | None, float | None]]] = {}
-    for row in fewshot.get("curve") or []:
+    for row in fewshot.get(rows) or []:
         half = half_width(row.get("ci95"))
         low, high = (None, None) if half is None else (row["accuracy"] - half, row["accuracy"] + half)
-        points.setdefault(row["method"], []).append((row["n_shot"], row["accuracy"], low, high))
+        points.setdefault(row["method"], []).append((row[key], row["accuracy"], low, high))
     series = [charts.Series(name, sorted(found)) for name, found in points.items()]
-    return charts.curve(
-        series,
-        title="Few-shot accuracy by examples per class",
-        x_label="examples per class",
-        y_label="Accuracy",
-    )
+    if rows == "ways" and all(len(each.points) < 2 for each in series):
+        return ""
+    title = f"Few-shot accuracy by {axis}"
+    return charts.curve(series, title=title, x_label=axis, y_label="Accuracy")

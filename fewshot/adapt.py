@@ -1,7 +1,7 @@
 """A head adapted once to a support set: fitted, saved in one file, loaded, and asked."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fewshot.closed_form import FITS
+from fewshot.closed_form import fit_ridge
+from fewshot.guarantees import Guarantees, guarantees
+from fewshot.methods import FITS
+from fewshot.open_set import NONE_OF_THESE
+from fewshot.support_set import SupportSet, count_right
 from fewshot.whitening import MEAN, TRANSFORM, Whitening
 from foedus import files
 from foedus.config import nearest
@@ -32,6 +36,7 @@ class AdaptedHead:
         cases: Support examples of each class: how far its probabilities can be trusted.
         head: Reads whitened features, or the features themselves without a whitening.
         whitening: Learnt from the base classes, or None.
+        support: The cases it was fitted on, or None: then no prediction sets and nothing is rejected.
     """
 
     method: Method
@@ -39,30 +44,66 @@ class AdaptedHead:
     cases: tuple[int, ...]
     head: LinearHead
     whitening: Whitening | None = None
+    support: SupportSet | None = None
 
     def predict_proba(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, n_classes), rows sum to 1; features (n, d) as the support's were (standardised or not)."""
+        return self.head.probabilities(self._seen(features))
+
+    def predict(self, features: NDArray[np.floating], *, reject: bool = False) -> list[str]:
+        """The most probable class of each row, by name; with `reject`, "none of these" far from all of them.
+
+        Raises:
+            FewShotError: If nothing can be rejected: no case was kept, or no class has two.
+        """
+        names = [self.classes[i] for i in self.predict_proba(features).argmax(1)]
+        if not reject:
+            return names
+        strange = self._require_support().rejects(self._seen(features))
+        return [NONE_OF_THESE if odd else name for name, odd in zip(names, strange, strict=True)]
+
+    def predict_set(
+        self, features: NDArray[np.floating], alpha: float = 0.1, *, per_class: bool = False
+    ) -> list[list[str]]:
+        """The classes of each row that cannot be ruled out, by name (`ClosedFormHead.predict_set`).
+
+        Raises:
+            FewShotError: If no case was kept, or alpha is not between 0 and 1.
+        """
+        sets = self._require_support().sets(self._seen(features), alpha=alpha, per_class=per_class)
+        return [[self.classes[i] for i in np.flatnonzero(row)] for row in sets]
+
+    @property
+    def guarantees(self) -> Guarantees:
+        """What its number of cases can promise."""
+        return guarantees(self.cases, right=None if self.support is None else self.support.right)
+
+    def unstandardised(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> "AdaptedHead":
+        """The same function of raw features, given that this one reads (x - mean) / scale.
+
+        Without a whitening the support is left behind: it was standardised, and queries no longer are.
+        """
+        if self.whitening is None:
+            return replace(self, head=self.head.unstandardised(mean, scale), support=None)
+        return replace(self, whitening=self.whitening.unstandardised(mean, scale))
+
+    def arrays(self) -> Arrays:
+        """Everything numeric, by name."""
+        whitening = {} if self.whitening is None else self.whitening.arrays()
+        support = {} if self.support is None else self.support.arrays()
+        return self.head.arrays() | whitening | support
+
+    def _seen(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         dim = self.head.weight.shape[1]
         if features.ndim != 2 or features.shape[1] != dim:
             raise FewShotError(f"features have shape {features.shape}, expected (n, {dim})")
         seen = features if self.whitening is None else self.whitening.transform(features)
-        return self.head.probabilities(seen.astype(np.float32))
+        return seen.astype(np.float32)
 
-    def predict(self, features: NDArray[np.floating]) -> list[str]:
-        """The most probable class of each row, by name."""
-        return [self.classes[i] for i in self.predict_proba(features).argmax(1)]
-
-    def unstandardised(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> "AdaptedHead":
-        """The same function of raw features, given that this one reads (x - mean) / scale."""
-        if self.whitening is None:
-            head, whitening = self.head.unstandardised(mean, scale), None
-        else:
-            head, whitening = self.head, self.whitening.unstandardised(mean, scale)
-        return AdaptedHead(self.method, self.classes, self.cases, head, whitening)
-
-    def arrays(self) -> Arrays:
-        """Everything numeric, by name."""
-        return self.head.arrays() | ({} if self.whitening is None else self.whitening.arrays())
+    def _require_support(self) -> SupportSet:
+        if self.support is None:
+            raise FewShotError("the head was saved without its cases; fit it again with them")
+        return self.support
 
     def about(self) -> dict[str, object]:
         """Everything else, ready for JSON."""
@@ -94,7 +135,8 @@ class AdaptedHead:
             raise FewShotError(f"weight and bias do not fit {len(classes)} classes; save the head again")
         whitening = Whitening.from_arrays(arrays) if MEAN in arrays or TRANSFORM in arrays else None
         names, counts = tuple(map(str, classes)), tuple(map(int, cases))
-        return cls(chosen, names, counts, LinearHead.from_arrays(arrays), whitening)
+        support = SupportSet.from_arrays(arrays, n_classes=len(names))
+        return cls(chosen, names, counts, LinearHead.from_arrays(arrays), whitening, support)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file (JSON in its header), whole or not at all.
@@ -130,23 +172,52 @@ def adapt(
     *,
     classes: list[str],
     whitening: Whitening | None = None,
+    towards: NDArray[np.floating] | None = None,
 ) -> AdaptedHead:
     """A head for the classes that occur in the support set.
 
     Args:
         support: Features (n, d) and labels, indices into `classes`.
-        method: "prototypical" or "ridge".
+        method: One of `fewshot.methods.FITS`.
         classes: Names of the study's classes; those without a support example are left out.
         whitening: Learnt from the base classes; None uses the features as they are.
+        towards: (n_classes, d), linear weights of the features as they come, which the ridge is shrunk
+            to: what the texts that name the classes say.
 
     Raises:
         FewShotError: If the method is unknown, the support has fewer than 2 classes, or its
             features are not finite or do not fit the whitening.
     """
+    chosen = _known(method, towards)
+    present, labels = np.unique(support.labels, return_inverse=True)
+    _check(support, present, classes=classes, whitening=whitening)
+    seen = support.features if whitening is None else whitening.transform(support.features)
+    features, places = seen.astype(np.float64), labels.astype(np.int64)
+    if towards is None:
+        heads = FITS[chosen](features[None], places)
+    else:
+        weight = towards[present] if whitening is None else whitening.carried(towards[present])
+        heads = fit_ridge(features[None], places, towards=weight[None].astype(np.float64))
+    head = LinearHead(heads.weight[0].astype(np.float32), heads.bias[0].astype(np.float32))
+    names = tuple(classes[i] for i in present)
+    cases = tuple(int(n) for n in np.bincount(places))
+    right = count_right(chosen, features, places, heads=heads)
+    kept = SupportSet(seen.astype(np.float32), places, right)
+    return AdaptedHead(chosen, names, cases, head, whitening, kept)
+
+
+def _known(method: str, towards: NDArray[np.floating] | None) -> Method:
     chosen: Method | None = next((known for known in FITS if known == method), None)
     if chosen is None:
         raise FewShotError(f"method is '{method}'; {nearest(method, list(FITS))}")
-    present, labels = np.unique(support.labels, return_inverse=True)
+    if towards is not None and chosen != "ridge":
+        raise FewShotError(f"method is '{method}', and only 'ridge' is shrunk towards the classes' texts")
+    return chosen
+
+
+def _check(
+    support: Examples, present: NDArray[np.int64], *, classes: list[str], whitening: Whitening | None
+) -> None:
     if len(present) < 2:
         raise FewShotError(
             f"the support set has {len(present)} class{'' if len(present) == 1 else 'es'}, "
@@ -161,9 +232,3 @@ def adapt(
             f"features have length {support.features.shape[1]} but the whitening has "
             f"{len(whitening.mean_)}; use the backbone it was learnt with"
         )
-    features = support.features if whitening is None else whitening.transform(support.features)
-    heads = FITS[chosen](features[None].astype(np.float64), labels.astype(np.int64))
-    head = LinearHead(heads.weight[0].astype(np.float32), heads.bias[0].astype(np.float32))
-    names = tuple(classes[i] for i in present)
-    cases = tuple(int(n) for n in np.bincount(labels))
-    return AdaptedHead(chosen, names, cases, head, whitening)

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import log_softmax
 
 from fewshot.calibration import TEMPERATURES, Floats, Integers, smoothed_nll
-from foedus.study import Method
 
 PENALTIES: Floats = np.logspace(-1, 1, 5)
 """Grid of ridge penalties, relative to the mean squared norm of the centred support."""
@@ -21,6 +20,10 @@ it compares one case against two and is 10-24 points underconfident where the fa
 0-12 (docs/fewshot.md)."""
 RIDGE_FALLBACK = (1.0, 16.0)
 """Penalty and temperature with fewer cases than that in some class."""
+PRIOR_STRENGTHS: Floats = np.array([0.0, 0.25, 0.5, 1.0])
+"""Grid of how far a head goes towards the weights it is shrunk to; 1 makes their scores as large as the targets."""
+PRIOR_FALLBACK = 0.35
+"""The same with fewer cases than leave-one-out needs."""
 PROTOTYPE_FEWEST_FOR_LOO = 2
 """Cases of every class that the prototypes' leave-one-out needs; it corrects for the case missing."""
 PROTOTYPE_FALLBACK = 10.0
@@ -69,13 +72,18 @@ def fit_prototypes(support: Floats, labels: Integers, *, temperature: float | No
     count = np.bincount(labels)
     one_hot = np.eye(len(count))[labels]
     centres = (one_hot / count).T @ support
-    norms = (centres**2).sum(-1)
     if temperature is None:
         chosen = _prototype_temperatures(support, labels, centres, count)
     else:
         chosen = np.full(len(support), float(temperature))
-    weight = 2 * chosen[:, None, None] * centres
-    return Heads(weight, -chosen[:, None] * norms, chosen, np.zeros(len(support)))
+    return prototype_heads(centres, chosen)
+
+
+def prototype_heads(centres: Floats, temperature: Floats) -> Heads:
+    """The linear heads of prototypes (E, n_classes, d) at temperatures (E,)."""
+    weight = 2 * temperature[:, None, None] * centres
+    bias = -temperature[:, None] * (centres**2).sum(-1)
+    return Heads(weight, bias, temperature, np.zeros(len(centres)))
 
 
 def squared_distances(x: Floats, centres: Floats) -> Floats:
@@ -85,22 +93,49 @@ def squared_distances(x: Floats, centres: Floats) -> Floats:
     return np.asarray(np.maximum(squares - 2 * cross, 0))
 
 
-def _prototype_temperatures(support: Floats, labels: Integers, centres: Floats, count: Integers) -> Floats:
-    between = squared_distances(centres, centres)
-    n_pairs = max(len(count) * (len(count) - 1), 1)
-    unit = np.maximum(between.sum((-1, -2)) / n_pairs, _FLOOR)
+def prototype_temperatures(centres: Floats, count: Integers) -> Floats:
+    """(E, n_temperatures), what heads of prototypes (E, n_classes, d) choose from; one if a class has one case."""
     if count.min() < PROTOTYPE_FEWEST_FOR_LOO:
-        return np.asarray(PROTOTYPE_FALLBACK / unit)
+        return prototype_fallback(centres)
+    return np.asarray(TEMPERATURES / _between(centres))
+
+
+def prototype_fallback(centres: Floats) -> Floats:
+    """(E, 1), the fixed temperature of prototypes (E, n_classes, d)."""
+    return np.asarray(PROTOTYPE_FALLBACK / _between(centres))
+
+
+def _between(centres: Floats) -> Floats:
+    """(E, 1), mean squared distance of two prototypes."""
+    squares = squared_distances(centres, centres).sum((-1, -2))
+    n_pairs = max(centres.shape[1] * (centres.shape[1] - 1), 1)
+    return np.asarray(np.maximum(squares / n_pairs, _FLOOR)[:, None])
+
+
+def left_out_distances(support: Floats, labels: Integers, centres: Floats, count: Integers) -> Floats:
+    """(..., n, n_classes), squared distances of support cases (..., n, d), the own one as a query would see it."""
     distances = squared_distances(support, centres)
-    factor = (count + 1) / (count - 1)
-    distances[:, np.arange(len(labels)), labels] *= factor[labels]
-    grid = TEMPERATURES / unit[:, None]
+    factor = (count + 1) / np.maximum(count - 1, 1)
+    distances[..., np.arange(len(labels)), labels] *= factor[labels]
+    return distances
+
+
+def _prototype_temperatures(support: Floats, labels: Integers, centres: Floats, count: Integers) -> Floats:
+    grid = prototype_temperatures(centres, count)
+    if grid.shape[1] == 1:
+        return grid[:, 0]
+    distances = left_out_distances(support, labels, centres, count)
     nll = smoothed_nll(-grid[:, :, None, None] * distances[:, None], labels)
     return np.asarray(grid[np.arange(len(support)), nll.argmin(-1)])
 
 
 def fit_ridge(
-    support: Floats, labels: Integers, *, penalty: float | None = None, temperature: float | None = None
+    support: Floats,
+    labels: Integers,
+    *,
+    penalty: float | None = None,
+    temperature: float | None = None,
+    towards: Floats | None = None,
 ) -> Heads:
     """Ridge heads on one-hot targets with an unpenalised intercept.
 
@@ -114,38 +149,100 @@ def fit_ridge(
         labels: (n,), every value in 0..n_classes-1 present.
         penalty: Relative to the mean squared norm of the centred support; chosen when None.
         temperature: Multiplier of the scores; chosen when None.
+        towards: (E, n_classes, d), weights to shrink towards instead of 0, such as features of the
+            texts that name the classes. Their scale does not matter: it is chosen with the rest
+            (`PRIOR_STRENGTHS`), and 0 is among the choices.
     """
-    n_examples = len(labels)
-    targets = np.eye(int(labels.max()) + 1)[labels]
-    prior = targets.mean(0)
-    mean = support.mean(1)
-    x = support - mean[:, None]
-    vectors, values = _spectrum(x)
-    unit = np.maximum(values.sum(-1) / n_examples, _FLOOR)
-    projected = vectors.transpose(0, 2, 1) @ (targets - prior)
-
-    usable = np.bincount(labels).min() >= RIDGE_FEWEST_FOR_LOO
-    penalties = _grid(penalty, PENALTIES if usable else np.array([RIDGE_FALLBACK[0]]))
-    temperatures = _grid(temperature, TEMPERATURES if usable else np.array([RIDGE_FALLBACK[1]]))
+    ridge = _Ridge(support, labels)
+    count = np.bincount(labels)
+    penalties, temperatures = ridge_choices(count, penalty, temperature)
+    if towards is None:
+        start = np.zeros((1, 1, *ridge.shape))
+    else:
+        few = count.min() < RIDGE_FEWEST_FOR_LOO
+        strengths = np.array([PRIOR_FALLBACK]) if few else PRIOR_STRENGTHS
+        start = strengths[:, None, None, None] * ridge.scaled(towards)
     best = np.zeros(len(support), np.int64)
-    if len(penalties) * len(temperatures) > 1:
-        kept = values[:, None] / (values[:, None] + penalties[:, None] * unit[:, None, None])
-        fitted = (vectors[:, None] * kept[:, :, None]) @ projected[:, None] + prior
-        leverage = 1 / n_examples + kept @ (vectors**2).transpose(0, 2, 1)
-        left_out = targets - (targets - fitted) / np.maximum(1 - leverage, _FLOOR)[..., None]
-        nll = smoothed_nll(left_out[:, :, None] * temperatures[:, None, None], labels)
+    if len(start) * len(penalties) * len(temperatures) > 1:
+        left_out = np.stack([ridge.left_out(penalties, weight) for weight in start], axis=1)
+        nll = smoothed_nll(left_out[:, :, :, None] * temperatures[:, None, None], labels)
         best = nll.reshape(len(support), -1).argmin(-1)
-    at_penalty, at_temperature = np.divmod(best, len(temperatures))
+    at_start, rest = np.divmod(best, len(penalties) * len(temperatures))
+    at_penalty, at_temperature = np.divmod(rest, len(temperatures))
     chosen, heat = penalties[at_penalty], temperatures[at_temperature]
-
-    dual = vectors @ (projected / (values + (chosen * unit)[:, None])[..., None])
-    weight = dual.transpose(0, 2, 1) @ x
-    bias = prior - (weight @ mean[..., None])[..., 0]
+    began = start[at_start, np.arange(len(support)) if towards is not None else 0]
+    weight, bias = ridge.solve(chosen, began)
     return Heads(heat[:, None, None] * weight, heat[:, None] * bias, heat, chosen)
 
 
-def _grid(value: float | None, choices: Floats) -> Floats:
-    return choices if value is None else np.array([float(value)])
+def left_out_ridge(support: Floats, labels: Integers, heads: Heads) -> Floats:
+    """(n, n_classes), the score of each case ((n, d)) without it, by the ridge of a batch of one fitted on all."""
+    ridge = _Ridge(support[None], labels)
+    fitted = heads.scores(support[None])[0] / heads.temperature[0]
+    room = np.maximum(1 - ridge.leverage(heads.penalty)[0, 0], _FLOOR)[:, None]
+    return np.asarray(ridge.targets - (ridge.targets - fitted) / room)
+
+
+class _Ridge:
+    """Ridge regression of E episodes on one-hot labels, at any penalty and from any start."""
+
+    def __init__(self, support: Floats, labels: Integers) -> None:
+        self.targets = np.eye(int(labels.max()) + 1)[labels]
+        self.prior = self.targets.mean(0)
+        self.mean = support.mean(1)
+        self.x = support - self.mean[:, None]
+        self.vectors, self.values = _spectrum(self.x)
+        self.unit = np.maximum(self.values.sum(-1) / len(labels), _FLOOR)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an episode's weights: (n_classes, d)."""
+        return len(self.prior), self.x.shape[2]
+
+    def scaled(self, weight: Floats) -> Floats:
+        """The weights (E, n_classes, d), with scores on the support as large as the centred targets."""
+        centred = weight - weight.mean(1, keepdims=True)
+        scores = self.x @ centred.transpose(0, 2, 1)
+        size = np.sqrt((scores**2).mean((1, 2)))
+        aim = float(np.sqrt(((self.targets - self.prior) ** 2).mean()))
+        return np.asarray(centred * (aim / np.maximum(size, _FLOOR))[:, None, None])
+
+    def left_out(self, penalties: Floats, start: Floats) -> Floats:
+        """(E, n_penalties, n, n_classes), the score of each example by the ridge without it."""
+        begun = self.x @ start.transpose(0, 2, 1)
+        projected = self.vectors.transpose(0, 2, 1) @ (self.targets - self.prior - begun)
+        kept = self._kept(penalties)
+        fitted = (self.vectors[:, None] * kept[:, :, None]) @ projected[:, None] + self.prior + begun[:, None]
+        room = np.maximum(1 - self.leverage(penalties), _FLOOR)[..., None]
+        return np.asarray(self.targets - (self.targets - fitted) / room)
+
+    def leverage(self, penalties: Floats) -> Floats:
+        """(E, n_penalties, n), the weight of each example in its own score."""
+        squares = (self.vectors**2).transpose(0, 2, 1)
+        return np.asarray(1 / len(self.targets) + self._kept(penalties) @ squares)
+
+    def _kept(self, penalties: Floats) -> Floats:
+        values = self.values[:, None]
+        return np.asarray(values / (values + penalties[:, None] * self.unit[:, None, None]))
+
+    def solve(self, penalty: Floats, start: Floats) -> tuple[Floats, Floats]:
+        """Weights (E, n_classes, d) and biases (E, n_classes) at each episode's penalty (E,)."""
+        begun = self.x @ start.transpose(0, 2, 1)
+        projected = self.vectors.transpose(0, 2, 1) @ (self.targets - self.prior - begun)
+        dual = self.vectors @ (projected / (self.values + (penalty * self.unit)[:, None])[..., None])
+        weight = start + dual.transpose(0, 2, 1) @ self.x
+        return weight, self.prior - (weight @ self.mean[..., None])[..., 0]
+
+
+def ridge_choices(count: Integers, penalty: float | None, temperature: float | None) -> tuple[Floats, Floats]:
+    """Penalties and temperatures that ridge heads choose from, given the cases of each class; those given stay."""
+    usable = count.min() >= RIDGE_FEWEST_FOR_LOO
+    penalties = PENALTIES if usable else np.array([RIDGE_FALLBACK[0]])
+    temperatures = TEMPERATURES if usable else np.array([RIDGE_FALLBACK[1]])
+    return (
+        penalties if penalty is None else np.array([float(penalty)]),
+        temperatures if temperature is None else np.array([float(temperature)]),
+    )
 
 
 def _spectrum(x: Floats) -> tuple[Floats, Floats]:
@@ -168,7 +265,3 @@ class Fit(Protocol):
     """Heads of E episodes from support (E, n, d) and shared labels (n,)."""
 
     def __call__(self, support: Floats, labels: Integers, /) -> Heads: ...
-
-
-FITS: dict[Method, Fit] = {"prototypical": fit_prototypes, "ridge": fit_ridge}
-"""The study's methods."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fewshot.calibration import N_BINS, Bins
-from fewshot.closed_form import FITS
 from fewshot.episodes import EpisodeSampler
+from fewshot.methods import FITS
 from fewshot.scoring import HIGHEST_NLL, run_episodes
 from fewshot.whitening import MEAN, NORMALISE, TRANSFORM, Whitening
 from foedus.config import Section, validate
@@ -27,7 +27,7 @@ class EpisodeResult:
     """A method's result over the episodes of all sites that answered, as read from the sum.
 
     Attributes:
-        method: "prototypical" or "ridge".
+        method: One of `fewshot.methods.FITS`.
         n_way: Classes in an episode.
         n_shot: Support examples of each class.
         episodes: How many episodes.
@@ -64,7 +64,7 @@ class EpisodeSums:
     """The statistic "episodes": one method and one n_shot, run on a site's own examples.
 
     Args:
-        method: "prototypical" or "ridge".
+        method: One of `fewshot.methods.FITS`.
         n_way, n_shot, n_query, episodes, seed: As in `EpisodeSampler`.
         classes: Class indices to draw from, the novel ones; all when empty.
         whitening: Learnt from the base classes; the features as they are when None.

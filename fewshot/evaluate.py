@@ -27,6 +27,7 @@ class EpisodeReport:
             accuracies for a paired comparison.
         nll: Mean negative log-likelihood of a query, nats.
         ece: Expected calibration error over 15 bins, all queries together.
+        nlls: (n_episodes,), the mean NLL of each.
     """
 
     mean: float
@@ -34,6 +35,7 @@ class EpisodeReport:
     accuracies: Floats
     nll: float
     ece: float
+    nlls: Floats
 
 
 def evaluate(
@@ -71,21 +73,31 @@ def evaluate(
         )
     else:
         scored = _run_loop(estimator, embeddings, sampler, n_episodes=n_episodes)
-    spread = float(scored.accuracy.std(ddof=1))
+    return report(scored)
+
+
+def report(scored: Scored) -> EpisodeReport:
+    """What was counted, as a report."""
     return EpisodeReport(
         mean=float(scored.accuracy.mean()),
-        ci95=float(1.96 * spread / np.sqrt(n_episodes)),
+        ci95=half_width(scored.accuracy),
         accuracies=scored.accuracy,
         nll=float(scored.nll.mean()),
         ece=scored.bins.error(),
+        nlls=scored.nll,
     )
+
+
+def half_width(values: Floats) -> float:
+    """Half the 95 % interval on the mean of (n_episodes,) values, normal."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _run_loop(
     estimator: ClassifierMixin, embeddings: NDArray[np.floating], sampler: EpisodeSampler, *, n_episodes: int
 ) -> Scored:
     """Score any estimator, one episode after the other."""
-    labels = np.repeat(np.arange(sampler.n_way), sampler.n_shot)
+    labels = sampler.support_labels
 
     def batch(support: Integers, query: Integers) -> Floats:
         probabilities = [

@@ -1,6 +1,6 @@
 """Prototypes (Snell et al. 2017), and the same from sums over sites: exact in one round."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -10,7 +10,7 @@ from fewshot.ridge import CLASS_COUNT, MIN_COUNT, kept_rows, sum_settings
 from foedus.errors import FewShotError
 from foedus.examples import Examples
 from foedus.head import LinearHead
-from foedus.statistic import Arrays, Quantity, Settings
+from foedus.statistic import Arrays, Quantity, Settings, count
 
 CLASS_SUM = "class-sum"
 NEVER_WINS = -1e9
@@ -112,24 +112,24 @@ class PrototypeSums:
 
     @classmethod
     def from_wire(cls, settings: Settings, arrays: Arrays) -> Self:
-        """The same statistic, from what arrived at the site."""
+        """The same statistic, from what arrived at the site; the least count may be asked higher, not lower."""
         parsed = sum_settings(settings, arrays)
-        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), parsed.min_count)
+        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), max(parsed.min_count, MIN_COUNT))
 
     def declare(self) -> dict[str, Quantity]:
         """Shapes and kinds of the two sums."""
         return {
             CLASS_SUM: Quantity((self.n_classes, self.dim), min_count=self.min_count),
-            CLASS_COUNT: Quantity((self.n_classes,), "count", 0, 2.0**50, 1.0, self.min_count),
+            CLASS_COUNT: replace(count(self.n_classes, behind="sum"), min_count=self.min_count),
         }
 
     def measure(self, examples: Examples) -> Arrays:
         """Feature sums and examples of each class."""
         kept = kept_rows(examples, dim=self.dim, n_classes=self.n_classes, classes=list(self.classes))
-        count = np.bincount(kept.labels, minlength=self.n_classes).astype(np.int64)
+        n_each = np.bincount(kept.labels, minlength=self.n_classes).astype(np.int64)
         return {
             CLASS_SUM: class_sums(kept.features, kept.labels, n_classes=self.n_classes),
-            CLASS_COUNT: count,
+            CLASS_COUNT: n_each,
         }
 
     def read(self, total: Arrays) -> PrototypeTotals:

@@ -5,7 +5,7 @@ the sites' Gram matrices is the pooled Gram matrix. The same sums hold the withi
 so they also give the whitening of `fewshot.whitening`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from foedus.config import Section, validate
 from foedus.errors import ConfigError, FewShotError
 from foedus.examples import Examples
 from foedus.head import LinearHead
-from foedus.statistic import Arrays, Quantity, Settings
+from foedus.statistic import Arrays, Quantity, Settings, count
 
 GRAM, XTY, CLASS_COUNT = "gram", "xty", "class-count"
 MIN_COUNT = 5
@@ -158,9 +158,9 @@ class RidgeSums:
 
     @classmethod
     def from_wire(cls, settings: Settings, arrays: Arrays) -> Self:
-        """The same statistic, from what arrived at the site."""
+        """The same statistic, from what arrived at the site; the least count may be asked higher, not lower."""
         parsed = sum_settings(settings, arrays)
-        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), parsed.min_count)
+        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), max(parsed.min_count, MIN_COUNT))
 
     def declare(self) -> dict[str, Quantity]:
         """Shapes and kinds of the three sums."""
@@ -168,17 +168,18 @@ class RidgeSums:
         return {
             GRAM: Quantity((side, side), min_count=self.min_count),
             XTY: Quantity((side, self.n_classes), min_count=self.min_count),
-            CLASS_COUNT: Quantity((self.n_classes,), "count", 0, 2.0**50, 1.0, self.min_count),
+            CLASS_COUNT: replace(count(self.n_classes, behind="sum"), min_count=self.min_count),
         }
 
     def measure(self, examples: Examples) -> Arrays:
-        """XᵀX and XᵀY of [x, 1] in float64, and the examples of each class."""
+        """XᵀX and XᵀY of [x, 1] in float64, and the examples of each class; balanced where the examples are."""
         kept = kept_rows(examples, dim=self.dim, n_classes=self.n_classes, classes=list(self.classes))
         x = np.hstack([kept.features.astype(np.float64), np.ones((len(kept), 1))])
         one_hot = np.zeros((len(kept), self.n_classes))
         one_hot[np.arange(len(kept)), kept.labels] = 1
-        count = np.bincount(kept.labels, minlength=self.n_classes).astype(np.int64)
-        return {GRAM: x.T @ x, XTY: x.T @ one_hot, CLASS_COUNT: count}
+        n_each = np.bincount(kept.labels, minlength=self.n_classes).astype(np.int64)
+        weighted = x if kept.importance is None else x * kept.importance[:, None]
+        return {GRAM: weighted.T @ x, XTY: weighted.T @ one_hot, CLASS_COUNT: n_each}
 
     def read(self, total: Arrays) -> RidgeTotals:
         """The pooled sums, ready to be solved."""

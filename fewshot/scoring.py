@@ -29,7 +29,7 @@ def run_episodes(
     fit: Fit, embeddings: NDArray[np.floating], sampler: EpisodeSampler, *, n_episodes: int
 ) -> Scored:
     """Score closed-form heads, a batch of episodes at a time (memory stays small)."""
-    labels = np.repeat(np.arange(sampler.n_way), sampler.n_shot)
+    labels = sampler.support_labels
 
     def batch(support: Integers, query: Integers) -> Floats:
         heads = fit(embeddings[support].astype(np.float64), labels)
@@ -43,7 +43,7 @@ def score_episodes(
 ) -> Scored:
     """Draw the episodes and score `batch`: rows of support and query -> (E, q, n_way) log-probabilities."""
     episodes = sampler.draw(n_episodes)
-    truth = np.repeat(np.arange(sampler.n_way), sampler.n_query)
+    truth = sampler.query_labels
     rows = episodes.support.shape[1] + episodes.query.shape[1]
     per_row = max(dim, len(PENALTIES) * len(TEMPERATURES) * sampler.n_way)
     size = max(1, _BATCH_FLOATS // (rows * per_row))

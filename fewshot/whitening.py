@@ -13,10 +13,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fewshot.class_axis import places, spread
 from fewshot.ridge import RidgeSums, RidgeTotals
 from foedus.errors import FewShotError
 from foedus.examples import Examples
-from foedus.statistic import Arrays
+from foedus.statistic import Arrays, add
 
 MEAN, TRANSFORM, NORMALISE = "whitening-mean", "whitening-transform", "whitening-normalise"
 SHRINKAGE = 0.5
@@ -34,6 +35,7 @@ class Whitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         mean_: (d,), float32, mean of the base examples.
+        classes_: (n_classes,), labels of the base classes; only after `fit`.
         transform_: (d, d), float32, symmetric.
     """
 
@@ -45,10 +47,53 @@ class Whitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Learn from base embeddings ((n, d)) and their classes."""
         features, labels = validate_data(self, X, y, ensure_min_samples=2, dtype=np.float64)
         check_classification_targets(labels)
-        classes, indices = np.unique(labels, return_inverse=True)
-        sums = RidgeSums(n_classes=len(classes), dim=features.shape[1])
-        examples = Examples(features, indices.astype(np.int64))
-        return self._learn(sums.read(sums.measure(examples)))
+        self.classes_ = np.unique(labels)
+        self.totals_ = _measure(features, labels, self.classes_)
+        return self._learn(_read(self.totals_))
+
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
+        """Add base examples, of classes never seen as well; equal to `fit` on all of them to 1e-6.
+
+        Args:
+            X: (n, d).
+            y: (n,), labels.
+            classes: Accepted because scikit-learn asks for it; a class joins with its first example.
+
+        Raises:
+            FewShotError: If the whitening was loaded or made from sums, so that its classes are not known.
+        """
+        if not hasattr(self, "transform_"):
+            return self.fit(X, y)
+        features, labels = validate_data(self, X, y, reset=False, dtype=np.float64)
+        check_classification_targets(labels)
+        names = np.unique(np.concatenate([self._named_classes(), labels]))
+        self.totals_ = add(self.statistics(classes=names), _measure(features, labels, names))
+        self.classes_ = names
+        return self._learn(_read(self.totals_))
+
+    def statistics(self, *, classes: ArrayLike | None = None) -> Arrays:
+        """The ridge sums over the examples it was fitted on; those of several sites add.
+
+        Args:
+            classes: Labels in the order of the sums, the same at every site; `classes_` when None.
+
+        Raises:
+            FewShotError: If a class is not among them, or the whitening was loaded or made from sums.
+        """
+        check_is_fitted(self)
+        own = self._named_classes()
+        wanted = own if classes is None else np.asarray(classes)
+        return spread(self.totals_, places(own, wanted), len(wanted))
+
+    @classmethod
+    def from_statistics(cls, total: Arrays, **parameters: Any) -> "Whitening":
+        """The whitening of all examples behind a sum of `statistics`; `from_totals` says what can go wrong."""
+        return cls.from_totals(_read(total), **parameters)
+
+    def _named_classes(self) -> NDArray[Any]:
+        if not hasattr(self, "classes_"):
+            raise FewShotError("the whitening holds no sums of named classes; fit it on base examples")
+        return np.asarray(self.classes_)
 
     @classmethod
     def from_totals(
@@ -93,6 +138,12 @@ class Whitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         norm = np.linalg.norm(white, axis=1, keepdims=True)
         return np.asarray(white / np.maximum(norm, 1e-12))
 
+    def carried(self, weight: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n, d), linear weights ((n, d)) of plain features as weights of whitened ones, up to a constant."""
+        check_is_fitted(self)
+        transform = self.transform_.astype(np.float64)
+        return np.asarray(np.linalg.solve(transform.T, weight.astype(np.float64).T).T)
+
     def unstandardised(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> "Whitening":
         """The same function of raw features, given that this one reads (x - mean) / scale."""
         arrays = self.arrays()
@@ -133,3 +184,12 @@ class Whitening(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def _measure(features: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any]) -> Arrays:
+    sums = RidgeSums(n_classes=len(classes), dim=features.shape[1])
+    return sums.measure(Examples(features, places(labels, classes)))
+
+
+def _read(total: Arrays) -> RidgeTotals:
+    return RidgeSums(n_classes=len(total["class-count"]), dim=len(total["gram"]) - 1).read(total)

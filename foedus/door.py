@@ -15,6 +15,7 @@ A mode is used only where the site's own policy lists it. What can leave:
     additive statistics, checked against what they declare;
     the legs of the secure sum: public keys, encrypted shares, consents, shares of masks;
     words about the site's software: its name, its version, the backbone's digest, the roster;
+    a commitment to its counts for an audit: a salted sha256, which says nothing about them;
     the site's own figures, only where its policy has release_site_metrics = true, and never
     in a private study;
     a refusal: one fixed sentence, or a DoorError or PrivacyError, none of which holds data or paths.
@@ -91,6 +92,8 @@ class Release:
         individual: True if it holds figures of this site alone, which need the policy's consent.
         unmasked: True if the arrays themselves are such figures, so that no secure sum hides them.
         name: Which release of a private study's plan this is (foedus.budget).
+        commit: Keeps the arrays at the site, as they go into the sum, and gives the words of a
+            commitment to them; it must hide them.
     """
 
     arrays: Arrays = field(default_factory=dict)
@@ -99,6 +102,7 @@ class Release:
     individual: bool = False
     unmasked: bool = False
     name: str = ""
+    commit: Callable[[Arrays], Mapping[str, str]] | None = None
 
 
 def check_policy(study: Study, policy: PolicySection, *, individual: bool = False) -> None:
@@ -139,6 +143,9 @@ def leave(
         if premises.study.door.private and release.arrays:
             release = _noised(message, release, premises)
         sums.check(release.arrays, release.quantities)
+        _check_enough(release, premises.study)
+        if release.commit is not None:
+            release = replace(release, words={**release.words, **release.commit(release.arrays)})
         return Message(_content(message, release, premises), reply_to=message)
     except (DoorError, PrivacyError) as error:
         return _refusal(message, str(error))
@@ -148,6 +155,19 @@ def leave(
     except Exception:  # the last barrier: an error's text may hold data, so only a fixed sentence leaves
         log.exception("unexpected error while answering a request")
         return _refusal(message, _UNEXPECTED)
+
+
+def _check_enough(release: Release, study: Study) -> None:
+    """Where the coordinator sees this site's part by itself, refuse one that stands for too few examples.
+
+    Under masks the part is not seen, and nobody but the coordinator knows the total's count.
+    """
+    fewest = sums.lacking(release.arrays, release.quantities)
+    if fewest and (release.unmasked or not study.door.masked):
+        raise DoorError(
+            f"the site's contribution stands for fewer than {fewest} examples and would be seen by itself; it stays "
+            "here: add examples, or use a door that masks"
+        )
 
 
 def _content(message: Message, release: Release, premises: Premises) -> RecordDict:
@@ -166,7 +186,7 @@ def _content(message: Message, release: Release, premises: Premises) -> RecordDi
 def _noised(message: Message, release: Release, premises: Premises) -> Release:
     """The release as a private study may have it: charged to the ledger, with this site's share of the noise."""
     study, site = premises.study, premises.site
-    multiplier = plan(study).multiplier(release.name)
+    event = plan(study).event(release.name)
     masked = study.door.masked
     ledger = Ledger.open(
         premises.folder / LEDGER_FOLDER,
@@ -182,10 +202,12 @@ def _noised(message: Message, release: Release, premises: Premises) -> Release:
         release.arrays,
         release.quantities,
         study=study.study.name,
-        multiplier=multiplier,
+        event=event,
         honest=session(premises.folder).roster.threshold - COLLUDERS if masked else 1,
     )
-    return replace(release, arrays=arrays, quantities=noising.declared(release.quantities, multiplier))
+    return replace(
+        release, arrays=arrays, quantities=noising.declared(release.quantities, event.noise_multiplier)
+    )
 
 
 def _run(message: Message) -> str:

@@ -7,6 +7,7 @@ FoedusError
 ├── FewShotError     an episode or head cannot be formed from the examples  (exit 2)
 ├── AuditError       the audit cannot be computed as the policy asks        (exit 2)
 ├── RunError         a run folder is missing, incomplete or altered         (exit 2)
+├── ApprovalError    a signature does not hold, or an approval is refused   (exit 1)
 ├── PrivacyError     a budget would be overdrawn, or a guarantee not kept   (exit 1)
 ├── DoorError        the door or the site's policy refused a release        (exit 1)
 │   └── SecureSumError  a secure sum stopped: a site or the coordinator strayed (exit 1)
@@ -61,6 +62,12 @@ class AuditError(FoedusError):
 
 class RunError(FoedusError):
     """A run folder is missing, incomplete or altered."""
+
+
+class ApprovalError(FoedusError):
+    """A key or signature does not hold, or an audit cannot be approved."""
+
+    exit_code = 1
 
 
 class PrivacyError(FoedusError):

@@ -130,7 +130,8 @@ class Evaluation:
             np.minimum(-log_softmax(scores * temperature, axis=1)[rows, labels], MAX_NLL)
             for temperature in self.temperatures
         ]
-        light = {CONFUSION: confusion, NLL: np.array([(weights * loss).sum() for loss in losses])}
+        counted = weights if examples.importance is None else weights * examples.importance
+        light = {CONFUSION: confusion, NLL: np.array([(counted * loss).sum() for loss in losses])}
         if not self.detail:
             return light
         scores = scores * self.temperatures[0]

@@ -18,12 +18,17 @@ class Examples:
         labels: (n,), int64, indices into the study's classes.
         groups: Attribute name to (n,) array of group names; missing values are "unknown".
         units: (n,), the patient or customer of each record, in a private study; else None.
+        importance: (n,), float64, what each example's loss counts where groups are balanced; else None.
+        owners: (n,), int64, a number for the patient or customer of each record, at this site; None if
+            every record has its own.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     groups: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     units: NDArray[np.str_] | None = None
+    importance: NDArray[np.float64] | None = None
+    owners: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,7 +37,9 @@ class Examples:
         """The examples at `rows` ((m,), int64), in that order."""
         groups = {name: values[rows] for name, values in self.groups.items()}
         units = None if self.units is None else self.units[rows]
-        return Examples(self.features[rows], self.labels[rows], groups, units)
+        importance = None if self.importance is None else self.importance[rows]
+        owners = None if self.owners is None else self.owners[rows]
+        return Examples(self.features[rows], self.labels[rows], groups, units, importance, owners)
 
     @property
     def weights(self) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ def read(shared: Model, total: Arrays, *, lr: float, n: float, tuning_lr: float 
         shared: Where the gradient was taken.
         total: The sum, with noise.
         lr: Learning rate of the head.
-        n: Units behind the sum, as far as is known.
+        n: Units behind the sum, as far as is known; where they are sampled, how many are expected.
         tuning_lr: Learning rate of the backbone's tensors.
     """
     n_classes, dim = shared.head.weight.shape

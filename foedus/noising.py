@@ -131,7 +131,7 @@ class Purse:
         quantities: Mapping[str, Quantity],
         *,
         study: str,
-        multiplier: float,
+        event: Gaussian,
         honest: int,
     ) -> Arrays:
         """The noised contribution: charged first, or, if it was made before, as it was then.
@@ -142,7 +142,7 @@ class Purse:
             arrays: The contribution.
             quantities: As the statistic declares them.
             study: Who asks.
-            multiplier: Noise over what one unit can change.
+            event: As it is charged; its noise is over what one unit can change.
             honest: Sites whose noise is counted on.
 
         Raises:
@@ -159,8 +159,8 @@ class Purse:
                 f"'{name}' of this run was released for another request; a release is made once: "
                 "resume the run from where it stood, or start a new one"
             )
-        reservation = self.ledger.reserve(study, self.kept.name, name, [Gaussian(multiplier)])
-        noised = add_noise(arrays, quantities, multiplier=multiplier, honest=honest)
+        reservation = self.ledger.reserve(study, self.kept.name, name, [event])
+        noised = add_noise(arrays, quantities, multiplier=event.noise_multiplier, honest=honest)
         self.kept.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.write_arrays(path, noised)
         self.ledger.commit(reservation)

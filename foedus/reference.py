@@ -15,20 +15,25 @@ from foedus.study import Study
 
 
 def pooled_model(
-    study: Study, workplaces: Sequence[Workplace], standardiser: Standardiser, start: Model
+    study: Study,
+    workplaces: Sequence[Workplace],
+    standardiser: Standardiser,
+    start: Model,
+    *,
+    balance: str = "",
 ) -> Model:
     """The study's recipe with all training examples in one place; the best epoch by pooled validation loss.
 
-    As many passes over the examples as the federation makes, without its strategy.
+    As many passes over the examples as the federation makes, without its strategy; balanced as its examples are.
     """
     federation = study.federation
     descent = Descent(federation.local_epochs, federation.batch_size, federation.lr, federation.weight_decay)
     model = best = Model(start.head, start.backbone)
-    best_loss = _validation_loss(model, workplaces, standardiser)
+    best_loss = _validation_loss(model, workplaces, standardiser, balance)
     for number in range(federation.rounds):
         rng = np.random.default_rng([study.study.seed, number])
-        model = _pass(study, workplaces, standardiser, descent, model, rng=rng)
-        if (loss := _validation_loss(model, workplaces, standardiser)) < best_loss:
+        model = _pass(study, workplaces, standardiser, descent, model, rng=rng, balance=balance)
+        if (loss := _validation_loss(model, workplaces, standardiser, balance)) < best_loss:
             best, best_loss = model, loss
     return best
 
@@ -41,9 +46,13 @@ def _pass(
     model: Model,
     *,
     rng: np.random.Generator,
+    balance: str,
 ) -> Model:
     if not study.backbone.tuned:
-        pooled = concatenate([site.examples("train", standardiser=standardiser) for site in workplaces])
+        parts = [
+            site.balanced(site.examples("train", standardiser=standardiser), balance) for site in workplaces
+        ]
+        pooled = concatenate(parts)
         return Model(train(model.head, pooled, descent, rng=rng)[0])
     from clients.finetune import Lesson, finetune
 
@@ -60,11 +69,18 @@ def _pass(
     return finetune(lesson, model, rng=rng)[0]
 
 
-def _validation_loss(model: Model, workplaces: Sequence[Workplace], standardiser: Standardiser) -> float:
+def _validation_loss(
+    model: Model, workplaces: Sequence[Workplace], standardiser: Standardiser, balance: str
+) -> float:
     parts = [
-        site.examples("validation", standardiser=standardiser, tuned=model.backbone) for site in workplaces
+        site.balanced(site.examples("validation", standardiser=standardiser, tuned=model.backbone), balance)
+        for site in workplaces
     ]
-    loss = score(model.head, concatenate(parts))["log_loss"]
+    pooled = concatenate(parts)
+    if pooled.importance is not None and len(pooled):
+        losses = -model.head.log_probabilities(pooled.features)[np.arange(len(pooled)), pooled.labels]
+        return float(np.average(losses, weights=pooled.importance))
+    loss = score(model.head, pooled)["log_loss"]
     return float("inf") if loss is None else loss
 
 
@@ -78,4 +94,6 @@ def local_everywhere(site: Workplace, workplaces: Sequence[Workplace]) -> Metric
 def concatenate(parts: Sequence[Examples]) -> Examples:
     """All examples in one; groups are dropped."""
     features = np.concatenate([part.features for part in parts])
-    return Examples(features, np.concatenate([part.labels for part in parts]))
+    labels = np.concatenate([part.labels for part in parts])
+    counted = [part.importance for part in parts if part.importance is not None]
+    return Examples(features, labels, importance=np.concatenate(counted) if counted else None)

@@ -15,15 +15,24 @@ from foedus.study import Study, load_study
 
 STUDY_FILE = "study.toml"
 POLICY_FILE = "policy.toml"
+POLICY_SIGNATURE_FILE = "policy.toml.sig"
 ROUNDS_FILE = "rounds.jsonl"
 LOG_FILE = "log.jsonl"
 STATE_FILE = "run.json"
 RESULTS_FILE = "results.json"
 AUDIT_FILE = "audit.json"
+COMMITMENTS_FILE = "commitments.json"
+MITIGATION_FILE = "mitigation.json"
+CARD_FILE = "model-card.yaml"
+APPROVAL_FILE = "approval.json"
 FEWSHOT_FILE = "fewshot.json"
 REPORT_FILE = "report.html"
 HEAD_FILE = "model/head.safetensors"
 LATEST = "checkpoints/latest.json"
+UNSEALED = frozenset({STATE_FILE, LOG_FILE, APPROVAL_FILE, "checkpoints", "bundle"})
+"""What of a run folder changes after the run, or only serves to resume it; everything else is sealed."""
+POLICY_FIXED, POLICY_CHANGED, SEALED = "policy fixed", "policy changed", "sealed"
+"""Events of the log."""
 
 
 class RunFolder:
@@ -34,7 +43,14 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, root: Path, study_file: Path, *, policy: str | None, engine: str, sites: str
+        cls,
+        root: Path,
+        study_file: Path,
+        *,
+        policy: str | None,
+        engine: str,
+        sites: str,
+        policy_signature: str | None = None,
     ) -> "RunFolder":
         """A new run folder below `root` that keeps the study and the policy as they are now.
 
@@ -44,16 +60,17 @@ class RunFolder:
             policy: Text of the auditor's policy, if the study has one.
             engine: "local" or "ray".
             sites: Folder of the sites, for resuming.
+            policy_signature: Text of the signature beside the policy, if it has one.
         """
         study = load_study(study_file)
         started = datetime.now(UTC)
         run_id = f"{study.study.name}-{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         run = cls(root / run_id)
         files.write_bytes(run.path / STUDY_FILE, study_file.read_bytes())
-        if policy is not None:
-            files.write_bytes(run.path / POLICY_FILE, policy.encode())
-        run.set_state("running", engine=engine, sites=sites, started=started.isoformat(timespec="seconds"))
         run.log("created", study=study.study.name, engine=engine)
+        if policy is not None:
+            run.set_policy(POLICY_FIXED, policy.encode(), (policy_signature or "").encode())
+        run.set_state("running", engine=engine, sites=sites, started=started.isoformat(timespec="seconds"))
         return run
 
     @classmethod
@@ -86,7 +103,7 @@ class RunFolder:
         files.write_json(self.path / STATE_FILE, {**before, **more, "status": status})
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append an event to the hash chain of log.jsonl."""
+        """Append an event to the hash chain of log.jsonl; run.json keeps its head, so the last line is bound, too."""
         path = self.path / LOG_FILE
         lines = path.read_bytes().splitlines() if path.exists() else []
         previous = hashlib.sha256(lines[-1]).hexdigest() if lines else "0" * 64
@@ -97,6 +114,49 @@ class RunFolder:
             "previous": previous,
         }
         self._append(path, entry)
+        if (self.path / STATE_FILE).exists():
+            self.set_state(self.state()["status"], log=self.log_head())
+
+    def set_policy(self, event: str, policy: bytes, signature: bytes) -> None:
+        """Keep a policy and its signature (empty without one), and log their digests before anything is asked."""
+        files.write_bytes(self.path / POLICY_FILE, policy)
+        if signature:
+            files.write_bytes(self.path / POLICY_SIGNATURE_FILE, signature)
+        else:
+            (self.path / POLICY_SIGNATURE_FILE).unlink(missing_ok=True)
+        signed = hashlib.sha256(signature).hexdigest() if signature else None
+        self.log(event, policy_sha256=hashlib.sha256(policy).hexdigest(), signature_sha256=signed)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of log.jsonl about one kind of event, oldest first.
+
+        Raises:
+            RunError: If a line is not JSON.
+        """
+        return [line for line in self._lines() if line.get("event") == event]
+
+    def digests(self) -> dict[str, str]:
+        """Path below the run folder to sha256 (hex), of every file that a finished run is sealed with."""
+        found = {}
+        for path in sorted(self.path.rglob("*")):
+            parts = path.relative_to(self.path).parts
+            if path.is_file() and parts[0] not in UNSEALED and not path.name.startswith("."):
+                found["/".join(parts)] = files.sha256_file(path)
+        return found
+
+    def seal(self) -> None:
+        """Log the digest of every file the run has written."""
+        self.log(SEALED, files=self.digests())
+
+    def log_head(self) -> dict[str, Any]:
+        """Size and sha256 of log.jsonl as it is now; the file may grow later."""
+        content = (self.path / LOG_FILE).read_bytes()
+        return {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def log_begins(self, head: dict[str, Any]) -> bool:
+        """Whether log.jsonl still begins with what `log_head` described."""
+        content = (self.path / LOG_FILE).read_bytes()[: int(head["size_bytes"])]
+        return {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} == head
 
     def verify_log(self) -> None:
         """Check the hash chain of log.jsonl.
@@ -105,8 +165,9 @@ class RunFolder:
             RunError: Naming the first line that does not follow from the one before.
         """
         previous = "0" * 64
-        for number, line in enumerate((self.path / LOG_FILE).read_bytes().splitlines(), start=1):
-            if json.loads(line).get("previous") != previous:
+        raw = (self.path / LOG_FILE).read_bytes().splitlines()
+        for number, (line, entry) in enumerate(zip(raw, self._lines(), strict=True), start=1):
+            if entry.get("previous") != previous:
                 raise RunError(f"{self.path / LOG_FILE}: line {number} does not follow from the one before.")
             previous = hashlib.sha256(line).hexdigest()
 
@@ -139,6 +200,17 @@ class RunFolder:
             return None
         pointer = dict(files.read_json(self.path / LATEST))
         return pointer, files.read_arrays(self.path / pointer["file"], sha256=pointer["sha256"])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        found = []
+        for number, line in enumerate((self.path / LOG_FILE).read_bytes().splitlines(), start=1):
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise RunError(
+                    f"{self.path / LOG_FILE}: line {number} is not JSON; it was altered."
+                ) from None
+        return found
 
     def _append(self, path: Path, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, sort_keys=True) + "\n"

@@ -17,6 +17,7 @@ from foedus.examples import Examples
 Arrays = dict[str, NDArray[np.generic]]
 Setting = bool | int | float | str | list[int] | list[float] | list[str]
 Settings = Mapping[str, Setting]
+Behind = Literal["sum", "max"]
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -30,8 +31,10 @@ class Quantity:
         low: Smallest value one site's entry may have.
         high: Largest value one site's entry may have.
         resolution: Step of the fixed-point grid it is summed on; 1 for counts.
-        min_count: A released total needs at least this many examples behind it.
+        min_count: A released total needs at least this many examples behind it, or none at all.
         sensitivity: Most (L2) that one unit can change this array, alone; None where nothing bounds it.
+        behind: Of the array that says how many examples are behind all of them: how to read it,
+            its "sum" (one class each) or its "max" (one feature each).
     """
 
     shape: tuple[int, ...]
@@ -41,11 +44,12 @@ class Quantity:
     resolution: float = 2.0**-24
     min_count: int = 0
     sensitivity: float | None = None
+    behind: Behind | None = None
 
 
-def count(*shape: int, sensitivity: float | None = None) -> Quantity:
+def count(*shape: int, sensitivity: float | None = None, behind: Behind | None = None) -> Quantity:
     """A quantity of whole, non-negative numbers."""
-    return Quantity(shape, "count", 0, 2.0**50, 1.0, sensitivity=sensitivity)
+    return Quantity(shape, "count", 0, 2.0**50, 1.0, sensitivity=sensitivity, behind=behind)
 
 
 class Statistic(Protocol[T_co]):

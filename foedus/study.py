@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from foedus.columns import TableSection
 from foedus.config import Names, Section, each_once, read_toml, validate
 from foedus.errors import ConfigError
+from foedus.search import SearchSection
 
 Strategy = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "qfedavg",
@@ -18,7 +19,7 @@ Strategy = Literal[
 SINGLE_UPDATES = frozenset({"qfedavg", "fedmedian", "fedtrimmedavg", "krum", "bulyan"})
 """Strategies that read each site's update; the others need only the weighted mean."""
 Start = Literal["ridge", "prototypes", "zero"]
-Method = Literal["prototypical", "ridge"]
+Method = Literal["prototypical", "ridge", "maml"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 OTHER_TASKS = {
@@ -152,8 +153,8 @@ class FederationSection(Section):
     """Flower's strategy that turns the sites' answers into the next head."""
     start: Start = "ridge"
     """Head before the first gradient round; ridge and prototypes come from one round of sums."""
-    rounds: int = Field(default=10, ge=1, le=10_000)
-    """Gradient rounds."""
+    rounds: int = Field(default=10, ge=0, le=10_000)
+    """Gradient rounds; with 0 the start is the model."""
     local_epochs: int = Field(default=1, ge=1, le=100)
     """Passes over a site's training examples in one round."""
     batch_size: int = Field(default=64, ge=1)
@@ -182,6 +183,13 @@ class FederationSection(Section):
     """krum, bulyan: how many sites may send anything."""
     trim: float = Field(default=0.2, gt=0, lt=0.5)
     """fedtrimmedavg: share cut off at either end."""
+    balance: Literal["none", "group"] = "none"
+    """"group": examples count so that group and label are independent in training (reweighing; Kamiran & Calders
+    2012). The attribute is used in training alone, not by the model."""
+    balance_groups: dict[str, list[str]] = {}
+    """balance: each attribute to its groups; several attributes are crossed."""
+    balance_strength: float = Field(default=1.0, gt=0, le=1)
+    """balance: 1 is full reweighing; less goes part of the way."""
 
 
 class DoorSection(Section):
@@ -195,6 +203,8 @@ class DoorSection(Section):
     """secure+ddp, local-dp: chance that the guarantee does not hold; well below 1 / units."""
     clip_norm: float = Field(default=1.0, gt=0)
     """secure+ddp, local-dp: most that one unit may move a round's gradient (L2)."""
+    sampling_rate: float = Field(default=1.0, gt=0, le=1)
+    """secure+ddp, local-dp: chance of each unit to be in a round, drawn by its site for each anew; 1 is all."""
 
     @property
     def private(self) -> bool:
@@ -228,6 +238,18 @@ class FewShotSection(Section):
     """Classes kept out of everything the few-shot head learns before it sees a support set."""
     curve_shots: Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(each_once)] = [1, 2, 5, 10]
     """Shots of the curve in the report."""
+    curve_ways: Annotated[list[Annotated[int, Field(ge=2)]], AfterValidator(each_once)] = [2, 5, 10, 20]
+    """Ways of the second curve, at n_shot; those above n_way are left out."""
+
+    @property
+    def ways(self) -> list[int]:
+        """Ways of the second curve, n_way included."""
+        return sorted({*(way for way in self.curve_ways if way < self.n_way), self.n_way})
+
+    @property
+    def shots(self) -> list[int]:
+        """Shots of the first curve, n_shot included."""
+        return sorted({*self.curve_shots, self.n_shot})
 
 
 class FairnessSection(Section):
@@ -248,18 +270,36 @@ class Study(Section):
     table: TableSection | None = None
     fewshot: FewShotSection | None = None
     fairness: FairnessSection | None = None
+    search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         problems = [
             *self._table_problems(),
+            *self._rounds_problems(),
             *self._tuning_problems(),
             *self._fewshot_problems(),
             *self._door_problems(),
+            *self._balance_problems(),
+            *self._search_problems(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _rounds_problems(self) -> list[str]:
+        """What has no meaning without gradient rounds."""
+        needs = {
+            'federation.start = "zero"': self.federation.start == "zero",
+            f'backbone.tune = "{self.backbone.tune}"': self.backbone.tuned,
+            'backbone.personal = "ditto"': self.backbone.personal == "ditto",
+            "[search]": self.search is not None,
+        }
+        return [
+            f"{key} needs gradient rounds, and federation.rounds is 0; change one of them"
+            for key, needed in needs.items()
+            if needed and self.federation.rounds == 0
+        ]
 
     def _door_problems(self) -> list[str]:
         door, strategy = self.door, self.federation.strategy
@@ -269,6 +309,8 @@ class Study(Section):
                 f'federation.strategy "{strategy}" reads each site\'s update, which door.mode "{door.mode}" hides; '
                 'set door.mode = "local-dp" where the sites allow it, or choose a strategy that needs the mean only'
             )
+        if door.private and door.sampling_rate < 1 and self.search is not None:
+            problems.append("door.sampling_rate: the budget of [search] counts on all units; set it to 1")
         if door.private and strategy == "scaffold":
             problems.append(
                 f'"scaffold" sends a second vector, which has no place in the privacy budget of door.mode '
@@ -322,6 +364,27 @@ class Study(Section):
             problems.append('tuning.blocks: tune = "full" trains every block; remove it')
         return problems
 
+    def _balance_problems(self) -> list[str]:
+        federation, tune, mode = self.federation, self.backbone.tune, self.door.mode
+        if federation.balance == "none":
+            given = bool(federation.balance_groups)
+            return ['federation.balance_groups is given but balance is "none"; set balance = "group"'] * given
+        problems = []
+        if not federation.balance_groups or not all(federation.balance_groups.values()):
+            problems.append('federation.balance_groups names no group, e.g. { sex = ["female", "male"] }')
+        if self.door.private:
+            problems.append(
+                f"federation.balance asks for counts by group, which have no place in the privacy budget of door.mode "
+                f'"{mode}"; set balance = "none"'
+            )
+        if tune != "head":
+            problems.append(
+                f'federation.balance trains heads alone and backbone.tune is "{tune}"; set tune = "head"'
+            )
+        if federation.start == "prototypes":
+            problems.append('federation.balance has no meaning for prototypes; set start = "ridge" or "zero"')
+        return problems
+
     def _table_problems(self) -> list[str]:
         tabular = self.backbone.source == "tabular"
         if tabular and self.table is None:
@@ -344,6 +407,16 @@ class Study(Section):
                 "lower n_way or add classes"
             )
         return problems
+
+    def _search_problems(self) -> list[str]:
+        if self.search is None:
+            return []
+        sections: dict[str, type[Section]] = {
+            "federation": FederationSection,
+            "tuning": TuningSection,
+            "backbone": BackboneSection,
+        }
+        return self.search.problems(sections, private=self.door.private)
 
     @property
     def n_classes(self) -> int:

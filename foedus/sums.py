@@ -43,6 +43,19 @@ def _check_one(name: str, array: NDArray[np.generic], quantity: Quantity) -> Non
         )
 
 
+def lacking(arrays: Arrays, quantities: Mapping[str, Quantity]) -> int:
+    """The fewest examples these need behind them, if they have fewer (and any at all); else 0.
+
+    A statistic without an array that counts its examples (`Quantity.behind`) cannot be judged.
+    """
+    fewest = max((quantity.min_count for quantity in quantities.values()), default=0)
+    for name, quantity in quantities.items():
+        if quantity.behind is not None and arrays[name].size:
+            n = int(np.sum(arrays[name]) if quantity.behind == "sum" else np.max(arrays[name]))
+            return fewest if 0 < n < fewest else 0
+    return 0
+
+
 class ExactSum:
     """A running total on each quantity's fixed-point grid: associative and commutative to the bit."""
 

@@ -16,6 +16,8 @@ from foedus.statistic import Arrays, Quantity, count
 RANGE = 16.0
 """Largest change of one weight in one round, weighted."""
 EXAMPLES, LOSS = "examples", "loss"
+MIN_COUNT = 5
+"""Examples a released update needs: the gradient of one case is that case's features."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ def quantities(shared: Model, *, n_sites: int) -> dict[str, Quantity]:
     """What the door must know of a contribution to a round of `n_sites` sites."""
     grid = _grid(n_sites)
     changes = {
-        key: Quantity(value.shape, low=-RANGE, high=RANGE, resolution=grid)
+        key: Quantity(value.shape, low=-RANGE, high=RANGE, resolution=grid, min_count=MIN_COUNT)
         for key, value in shared.arrays().items()
     }
-    return {**changes, EXAMPLES: count(1), LOSS: Quantity((1,), low=0.0)}
+    return {**changes, EXAMPLES: count(1, behind="sum"), LOSS: Quantity((1,), low=0.0)}
 
 
 def _grid(n_sites: int) -> float:

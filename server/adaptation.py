@@ -23,7 +23,7 @@ def learn_whitening(federation: Federation) -> Whitening:
 
 
 def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, Any] | None:
-    """Accuracy over episodes for every method, and the curve against shots; None if not asked for.
+    """Accuracy over episodes for every method, and the curves against shots and ways; None if not asked for.
 
     Sites named in new_sites hold the episodes, on all their examples; without any, the
     training sites do, on their test examples.
@@ -34,11 +34,16 @@ def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, 
     wanted = federation.study.fewshot
     if wanted is None:
         return None
-    shots = sorted({*wanted.curve_shots, wanted.n_shot})
     curve = [
-        _episodes(federation, whitening, wanted, method, n_shot)
+        _episodes(federation, whitening, wanted, method, n_way=wanted.n_way, n_shot=n_shot)
         for method in wanted.methods
-        for n_shot in shots
+        for n_shot in wanted.shots
+    ]
+    final = [result for result in curve if result.n_shot == wanted.n_shot]
+    fewer = [
+        _episodes(federation, whitening, wanted, method, n_way=n_way, n_shot=wanted.n_shot)
+        for method in wanted.methods
+        for n_way in wanted.ways[:-1]
     ]
     return {
         "n_way": wanted.n_way,
@@ -46,18 +51,25 @@ def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, 
         "n_query": wanted.n_query,
         "sites": sorted(federation.newcomers.values() or federation.cohort.values()),
         "novel_classes": wanted.novel_classes,
-        "methods": [asdict(result) for result in curve if result.n_shot == wanted.n_shot],
+        "methods": [asdict(result) for result in final],
         "curve": [asdict(result) for result in curve],
+        "ways": [asdict(result) for result in (*fewer, *final)],
     }
 
 
 def _episodes(
-    federation: Federation, whitening: Whitening, wanted: FewShotSection, method: Method, n_shot: int
+    federation: Federation,
+    whitening: Whitening,
+    wanted: FewShotSection,
+    method: Method,
+    *,
+    n_way: int,
+    n_shot: int,
 ) -> EpisodeResult:
     classes = federation.study.study.classes
     sums = EpisodeSums(
         method=method,
-        n_way=wanted.n_way,
+        n_way=n_way,
         n_shot=n_shot,
         n_query=wanted.n_query,
         episodes=wanted.episodes,
@@ -67,12 +79,12 @@ def _episodes(
     )
     newcomers = bool(federation.newcomers)
     split = "all" if newcomers else "test"
-    what = f"{wanted.n_way}-way {n_shot}-shot episodes ({method})"
+    what = f"{n_way}-way {n_shot}-shot episodes ({method})"
     try:
         return federation.ask(sums, split=split, newcomers=newcomers, what=what)
     except RoundError as error:
         examples = "examples" if newcomers else "test examples"
         raise RoundError(
-            f"{error} A site needs {wanted.n_way} classes with {n_shot + wanted.n_query} {examples} each for "
+            f"{error} A site needs {n_way} classes with {n_shot + wanted.n_query} {examples} each for "
             "these; a new run can ask for less in fewshot.n_way, n_shot, n_query and curve_shots."
         ) from error

@@ -1,6 +1,7 @@
 """The coordinator's ServerApp: study, sites, rounds, few-shot, audit, gate, run folder."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from foedus.backbones import Standardiser, describe
 from foedus.runs import FEWSHOT_FILE, RESULTS_FILE, RunFolder
 from server.adaptation import evaluate_fewshot, learn_whitening
 from server.federation import Federation
+from server.inherited import audit_of_start, private_note, start_and_trained
 from server.private import begin_private
 from server.results import (
     build_results,
@@ -25,7 +27,7 @@ from server.results import (
     write_report,
 )
 from server.rounds import Training, restore, run_rounds, save
-from server.start import begin, refit
+from server.start import balance, begin, refit
 
 log = logging.getLogger(__name__)
 app = ServerApp()
@@ -50,7 +52,15 @@ class Outcome:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: conduct the run named in the run configuration."""
-    conduct(grid, RunFolder.open(Path(str(context.run_config[RUN_KEY]))))
+    run = RunFolder.open(Path(str(context.run_config[RUN_KEY])))
+    run.set_state("running", pid=os.getpid())
+    try:
+        conduct(grid, run)
+        run.seal()
+    except Exception as error:
+        run.set_state("failed", problem=str(error) or type(error).__name__)
+        raise
+    run.set_state("finished", problem=None)
 
 
 def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcome:
@@ -81,8 +91,11 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     tell("fewshot", {})
     fewshot = _adapt(federation, run)
     tell("audit", {})
+    before = audit_of_start(federation, training, run)
     attacked = results["privacy"]["attack"]
     audit = run_audit(federation, federation.use(training.best), run, model_digest=digest, attack=attacked)
+    results["audit_of_start"] = start_and_trained(before, audit, best_round=training.best_round)
+    results["notes"] += private_note(federation, run)
     files.write_json(run.path / RESULTS_FILE, results)
     write_card(run, results, audit)
     write_report(run)
@@ -99,6 +112,7 @@ def _begin_or_resume(federation: Federation, run: RunFolder) -> Training:
     training, standardiser = restore(*latest)
     federation.standardiser = Standardiser.from_arrays(standardiser)
     federation.n_train = int(latest[0]["n_train"])
+    balance(federation)
     run.log("resumed", round=training.round)
     return training
 

@@ -22,6 +22,7 @@ from foedus.model import Model
 from foedus.secure.roster import Roster
 from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
+from foedus.sums import lacking
 from server.exchange import Cohort, Gathered
 from server.masked import MaskedSums
 from server.summing import Listener, PlainSums, Sums
@@ -44,6 +45,7 @@ class Federation:
         standardiser: Set once the feature moments are known.
         backbone: The tuned tensors that statistics are measured with; as pre-trained when empty.
         n_train: Training examples of all sites together; set with the standardiser.
+        balance: What each group's examples count in training, as it travels; empty unless the study asks.
         sums: How totals are learnt.
     """
 
@@ -56,6 +58,7 @@ class Federation:
     standardiser: Standardiser | None = None
     backbone: Arrays = field(default_factory=dict)
     n_train: int = 0
+    balance: str = ""
     sums: Sums = field(default_factory=PlainSums)
 
     @classmethod
@@ -91,7 +94,13 @@ class Federation:
         return federation
 
     def ask(
-        self, statistic: Statistic[T], *, split: str, newcomers: bool = False, what: str | None = None
+        self,
+        statistic: Statistic[T],
+        *,
+        split: str,
+        newcomers: bool = False,
+        what: str | None = None,
+        listen: Listener | None = None,
     ) -> T:
         """The statistic of all sites together; no site's own value is kept.
 
@@ -100,9 +109,10 @@ class Federation:
             split: "train", "validation", "test" or "all".
             newcomers: Ask the sites that only adapt, instead of those that train.
             what: Names the exchange in errors.
+            listen: Told of every reply that goes into the sum, for the words beside it.
 
         Raises:
-            RoundError: If fewer than min_sites answer.
+            RoundError: If fewer than min_sites answer, or too few examples are behind the total.
         """
         nodes = self.newcomers if newcomers else self.cohort
         request = {
@@ -117,12 +127,12 @@ class Federation:
         what = what or f"asking for {statistic.name}"
         declared = statistic.declare()
         if self.study.door.private:
-            total, _ = self.sums.total(
-                cohort, messages, self.noised(declared, release_of(statistic.name)), what=what
-            )
+            noised = self.noised(declared, release_of(statistic.name))
+            total, _ = self.sums.total(cohort, messages, noised, what=what, listen=listen)
             return statistic.read(noising.as_declared(total, declared))
         sums = PlainSums() if newcomers else self.sums
-        total, _ = sums.total(cohort, messages, declared, what=what)
+        total, _ = sums.total(cohort, messages, declared, what=what, listen=listen)
+        _require_enough(total, declared, what=what)
         return statistic.read(total)
 
     def use(self, model: Model) -> LinearHead:
@@ -182,10 +192,12 @@ class Federation:
         """The sum of the training cohort's contributions, under the study's quorum and deadline.
 
         Raises:
-            RoundError: If fewer than min_sites answer.
+            RoundError: If fewer than min_sites answer, or too few examples are behind the total.
         """
         cohort = self._cohort(self.cohort, quorum=self.study.federation.min_sites)
-        return self.sums.total(cohort, messages, quantities, what=what, listen=listen)
+        total, gathered = self.sums.total(cohort, messages, quantities, what=what, listen=listen)
+        _require_enough(total, quantities, what=what)
+        return total, gathered
 
     def gather(
         self, messages: Iterable[Message], accept: Callable[[str, Message], None], *, what: str
@@ -217,7 +229,10 @@ class Federation:
 
     def config(self, more: dict[str, str]) -> ConfigRecord:
         """What every message carries: the study, and what this one asks."""
-        return ConfigRecord({records.STUDY: self.study.to_json(), records.RUN: self.run_id, **more})
+        balance = {records.BALANCE: self.balance} if self.balance else {}
+        return ConfigRecord(
+            {records.STUDY: self.study.to_json(), records.RUN: self.run_id, **balance, **more}
+        )
 
     def attach_standardiser(self, content: RecordDict) -> None:
         """Add the standardiser, once it is known."""
@@ -238,6 +253,14 @@ class Federation:
         if missing_newcomers:
             names = ", ".join(sorted(missing_newcomers))
             raise RoundError(f"fewshot.new_sites names {names}, which did not answer. {reasons}")
+
+
+def _require_enough(total: Arrays, quantities: Mapping[str, Quantity], *, what: str) -> None:
+    if fewest := lacking(total, quantities):
+        raise RoundError(
+            f"{what}: fewer than {fewest} examples of all sites together are behind the total, which would tell of "
+            "single ones; it was not read: add sites or examples."
+        )
 
 
 def _agreed_roster(reply: Message, name: str, others: Mapping[str, Roster]) -> Roster:

@@ -1,16 +1,19 @@
 """What a finished run leaves: the model, its card, results.json, audit.json, report.html."""
 
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import numpy as np
 
 from fairness.audit import AuditReport, audit_request, build_audit
-from fairness.counts import AuditTotals
+from fairness.card import card_yaml, front_matter
 from fairness.edges import AuditEdges
+from fairness.origin import policy_origin, with_origin
 from fairness.policy import Policy, load_policy
 from fairness.private import noise_notes, private_audit_request
 from fairness.report import render_report
+from fairness.tables import AuditTotals
 from foedus import __version__, files
 from foedus.backbones import describe, registry
 from foedus.backbones.saving import save_tuned
@@ -20,9 +23,21 @@ from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import SCALARS, Metrics
 from foedus.model import Model
-from foedus.privacy_check import check_mechanism, rounds_epsilon
-from foedus.runs import AUDIT_FILE, FEWSHOT_FILE, HEAD_FILE, POLICY_FILE, REPORT_FILE, RESULTS_FILE, RunFolder
+from foedus.privacy_check import check_clip, check_mechanism, claim_of
+from foedus.runs import (
+    AUDIT_FILE,
+    CARD_FILE,
+    COMMITMENTS_FILE,
+    FEWSHOT_FILE,
+    HEAD_FILE,
+    MITIGATION_FILE,
+    POLICY_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
+    RunFolder,
+)
 from foedus.study import Study
+from server.commitments import Listening
 from server.federation import Federation
 from server.rounds import Training
 
@@ -101,7 +116,8 @@ def run_audit(
         return None
     study = federation.study
     policy = load_policy(run.path / POLICY_FILE)
-    totals, notes = _audit_totals(federation, head, policy)
+    heard = Listening(federation)
+    totals, notes = _audit_totals(federation, head, policy, heard)
     report = build_audit(
         policy,
         totals,
@@ -110,25 +126,42 @@ def run_audit(
         classes=study.study.classes,
         notes=notes,
     )
-    if attack is not None and not attack["within_claim"]:
-        reason = (
-            f"an attack shows an epsilon of at least {attack['lower_bound']:.2f} for the rounds, which claim "
-            f"{attack['claim']:.2f} → fail: the noise is not what was claimed."
-        )
-        report = report.model_copy(update={"verdict": "fail", "reasons": [reason, *report.reasons]})
+    report = after_attack(report, attack)
+    report = with_origin(report, policy_origin(run))
     files.write_bytes(run.path / AUDIT_FILE, report.to_json().encode())
+    heard.write(run)
     return report
 
 
-def _audit_totals(federation: Federation, head: LinearHead, policy: Policy) -> tuple[AuditTotals, list[str]]:
+def after_attack(report: AuditReport, attack: dict[str, Any] | None) -> AuditReport:
+    """The report, failed by an attack that refutes what the study promises."""
+    reasons = []
+    if attack is not None and not attack["within_claim"]:
+        reasons.append(
+            f"an attack shows an epsilon of at least {attack['lower_bound']:.2f} for {attack.get('of', 'the rounds')}, "
+            f"where {attack['claim']:.2f} is claimed → fail: the noise is not what was claimed."
+        )
+    if attack is not None and attack.get("clipping_held") is False:
+        reasons.append(
+            f"one unit changed a contribution by {attack['largest_change']:.2f} times the clip → fail: the noise is in "
+            "proportion to the clip and does not hide it."
+        )
+    if not reasons:
+        return report
+    return report.model_copy(update={"verdict": "fail", "reasons": [*reasons, *report.reasons]})
+
+
+def _audit_totals(
+    federation: Federation, head: LinearHead, policy: Policy, heard: Listening
+) -> tuple[AuditTotals, list[str]]:
     """What the audit is computed from: exact counts or, in a private study, noisy ones and what that costs."""
     study = federation.study
     if not study.door.private:
         edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
         request = audit_request(policy, head=head, positive=study.positive_index, edges=edges)
-        return federation.ask(request, split="test"), []
+        return federation.ask(request, split="test", listen=heard), []
     private = private_audit_request(policy, head=head, positive=study.positive_index)
-    joint = federation.ask(private, split="test")
+    joint = federation.ask(private, split="test", listen=heard)
     deviation = federation.deviation(private)
     totals = private.totals(joint, deviation=deviation, n_sites=len(federation.cohort))
     return totals, noise_notes(policy, totals)
@@ -170,15 +203,23 @@ def build_results(
 
 
 def attack(study: Study) -> dict[str, Any] | None:
-    """The one-run lower bound on what a private study's rounds give away, and whether it is within the claim."""
+    """The one-run lower bound on what a private study's training gives away, and whether its clip holds.
+
+    Where the backbone learns, only a site can try the clip (clients.attack): None until one has.
+    """
     if not study.door.private:
         return None
-    claim, bound = rounds_epsilon(study), check_mechanism(study)
+    clipping = None if study.backbone.tuned else check_clip(study)
+    claimed, bound = claim_of(study), check_mechanism(study)
+    claim = claimed.epsilon
     return {
+        "of": claimed.of,
         "claim": claim,
         "lower_bound": max(bound.epsilon_dp, bound.epsilon_fdp),
         "highest_possible": max(bound.ceiling_dp, bound.ceiling_fdp),
         "within_claim": max(bound.epsilon_dp, bound.epsilon_fdp) <= claim,
+        "clipping_held": None if clipping is None else clipping.held,
+        "largest_change": None if clipping is None else clipping.largest,
     }
 
 
@@ -207,17 +248,35 @@ def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | No
 
 
 def write_report(run: RunFolder) -> None:
-    """Render report.html from what the run folder holds."""
-    audit = files.read_json(run.path / AUDIT_FILE) if (run.path / AUDIT_FILE).exists() else None
-    fewshot = files.read_json(run.path / FEWSHOT_FILE) if (run.path / FEWSHOT_FILE).exists() else None
+    """Write report.html."""
+    files.write_bytes(run.path / REPORT_FILE, rendered(run).encode())
+
+
+def rendered(run: RunFolder) -> str:
+    """report.html as what the run folder holds gives it."""
+    fewshot, audit, mitigation, commitments = (
+        files.read_json(run.path / name) if (run.path / name).exists() else None
+        for name in (FEWSHOT_FILE, AUDIT_FILE, MITIGATION_FILE, COMMITMENTS_FILE)
+    )
     results = files.read_json(run.path / RESULTS_FILE)
-    html = render_report(results, run.rounds(), fewshot, audit, study=run.study().model_dump(mode="json"))
-    files.write_bytes(run.path / REPORT_FILE, html.encode())
+    day = (run.events("audited")[-1:] or run.events("created"))[-1]["time"][:10]
+    return render_report(
+        results,
+        run.rounds(),
+        fewshot,
+        audit,
+        study=run.study().model_dump(mode="json"),
+        mitigation=mitigation,
+        commitments=commitments,
+        on=date.fromisoformat(day),
+    )
 
 
 def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | None) -> None:
     """The model card: what it is, how good, for whom, and what was not shown."""
     study = run.study()
+    modality = describe(study.backbone, study.table).modality
+    plain = study.model_dump(mode="json")
     metrics = results["models"]["federated"]
     shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
     verdict = audit.verdict if audit else "not audited: the study names no policy"
@@ -225,8 +284,9 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
         "- The standardised features are aligned before the head reads them: whitened by the covariance of the "
         "site's own training examples, then multiplied by `feature-colour` (CORAL).",
     ]
+    head = front_matter(plain, results, modality=modality, verdict=audit.verdict if audit else None)
     lines = [
-        f"# {study.study.name}",
+        f"{head}# {study.study.name}",
         "",
         f"A linear head on `{study.backbone.source}`, trained by {len(results['sites'])} sites together with Foedus "
         f"{__version__} ({study.federation.strategy}, {results['rounds']} rounds; door mode `{study.door.mode}`).",
@@ -243,3 +303,7 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
         "",
     ]
     files.write_bytes(run.path / "model/README.md", "\n".join(lines).encode())
+    digest = files.sha256_file(run.path / HEAD_FILE)
+    found = audit.to_dict() if audit else None
+    card = card_yaml(plain, results, found, modality=modality, model_digest=digest, version=__version__)
+    files.write_bytes(run.path / CARD_FILE, card.encode())

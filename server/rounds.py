@@ -199,17 +199,17 @@ def _private_updates(
 ) -> tuple[list[Update], Gathered]:
     """One step down the noisy gradient: of all sites together or, for robust strategies, of each."""
     door, lr = federation.study.door, federation.study.federation.lr
-    tuning_lr = federation.study.tuning.lr
+    tuning_lr, n = federation.study.tuning.lr, federation.n_train * federation.study.door.sampling_rate
     declared = federation.noised(gradient.quantities(model, clip_norm=door.clip_norm), what)
     if federation.study.federation.strategy not in SINGLE_UPDATES:
         total, gathered = federation.total(messages, declared, what=what)
-        return [gradient.read(model, total, lr=lr, n=federation.n_train, tuning_lr=tuning_lr)], gathered
+        return [gradient.read(model, total, lr=lr, n=max(1.0, n), tuning_lr=tuning_lr)], gathered
     single: dict[str, Update] = {}
 
     def accept(name: str, reply: Message) -> None:
         arrays = decode(reply, records.ARRAYS)
         check(arrays, declared)
-        share = max(1.0, federation.n_train / len(federation.cohort))
+        share = max(1.0, n / len(federation.cohort))
         single[name] = gradient.read(model, arrays, lr=lr, n=share, tuning_lr=tuning_lr)
 
     gathered = federation.gather(messages, accept, what=what)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fairness.balance import balance_request
 from fewshot.prototypical import PrototypeSums
 from fewshot.ridge import RidgeSums
 from foedus.backbones import Moments, describe, initial
@@ -38,6 +39,7 @@ def begin(federation: Federation) -> Training:
         Moments(dim=dim), split="train", what="asking for feature moments"
     )
     federation.n_train = federation.standardiser.n
+    balance(federation)
     if study.backbone.align == "coral":
         colour = federation.ask(Scatter(dim=dim), split="train", what="asking how features vary at each site")
         federation.standardiser = replace(federation.standardiser, colour=colour)
@@ -49,6 +51,14 @@ def begin(federation: Federation) -> Training:
     if study.federation.strategy == "scaffold":
         model = replace(model, control={k: np.zeros_like(v) for k, v in model.weights().items()})
     return Training(start=model, model=model, best=model, best_loss=float("inf") if loss is None else loss)
+
+
+def balance(federation: Federation) -> None:
+    """In a study that balances groups, ask how many there are of each group and label; kept in the federation."""
+    study = federation.study
+    if study.federation.balance == "group":
+        request = balance_request(study.federation, n_classes=study.n_classes)
+        federation.balance = federation.ask(request, split="train", what="asking for groups").to_json()
 
 
 def refit(federation: Federation, training: Training) -> Training:

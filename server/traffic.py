@@ -80,7 +80,8 @@ class Forecast:
 
     def exchanges(self) -> list[Exchange]:
         """Everything one site is asked; the last sets up the secure sums of all the others."""
-        found = [self._enlist(), *self._start(), self.round(), *self._after_rounds()]
+        rounds = [self.round()] if self.study.federation.rounds else []
+        found = [self._enlist(), *self._start(), *rounds, *self._after_rounds()]
         if self.study.door.masked:
             n_sums = sum(exchange.times for exchange in found if exchange.masked is not None)
             setup = secure_setup(self._config_bytes(), self.sites)
@@ -134,7 +135,7 @@ class Forecast:
             yield Exchange("site reports", 1, Traffic(request, 0))
             yield self._ask("final test", Evaluation([head], counts_only=True))
         else:
-            if not study.backbone.keeps_heads:
+            if study.federation.rounds and not study.backbone.keeps_heads:
                 yield self._ask("validating a round", Evaluation([head]), times=study.federation.rounds)
             kinds = 1 if study.backbone.personal == "none" else 2
             yield self._sum("site reports", request, Evaluation([head] * kinds, detail=True).declare())
@@ -163,9 +164,9 @@ class Forecast:
             whitening = Whitening.from_arrays(
                 {MEAN: mean, TRANSFORM: square, NORMALISE: np.ones(1, np.int64)}
             )
-            curve = len(wanted.methods) * len({*wanted.curve_shots, wanted.n_shot})
+            settings = len(wanted.shots) + len(wanted.ways) - 1  # n_way and n_shot are on both curves
             episodes = EpisodeSums(method=wanted.methods[0], episodes=wanted.episodes, whitening=whitening)
-            yield self._ask("few-shot episodes", episodes, times=curve)
+            yield self._ask("few-shot episodes", episodes, times=len(wanted.methods) * settings)
 
     def _audit(self) -> Iterator[Exchange]:
         if self.policy is None:

@@ -1,7 +1,8 @@
 """Many linear heads trained as one batch: full-batch gradient descent, clipped and noised as a site would.
 
 The gradient of one record's cross-entropy is r x' with r = probabilities - one-hot and x the
-features with a one appended, so its norm is |r| |x| and clipping has a closed form.
+features with a one appended, so its norm is |r| |x| and clipping has a closed form. That of a unit of
+several records i is their sum, and its squared norm Σ_ij (r_i·r_j)(x_i·x_j).
 """
 
 from dataclasses import dataclass
@@ -21,13 +22,22 @@ class Training:
 
     Attributes:
         rounds: Sums released.
-        lr: Step on the mean gradient of the records expected.
-        clip_norm: The most one record may contribute to a sum, L2; None leaves gradients as they are.
+        lr: Step on the mean gradient of the units expected.
+        clip_norm: The most one unit may contribute to a sum, L2; None leaves gradients as they are.
+        sampling: Chance of each unit to be in a sum, drawn for each anew.
     """
 
     rounds: int
     lr: float
     clip_norm: float | None = None
+    sampling: float = 1.0
+
+
+def owners(examples: Examples) -> NDArray[np.intp]:
+    """(n,): number of the unit each record belongs to, from 0; its own where `units` is None."""
+    if examples.units is None:
+        return np.arange(len(examples))
+    return np.unique(examples.units, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
@@ -58,30 +68,39 @@ def train_heads(
     n_classes: int,
     training: Training,
     release: Release | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Heads:
-    """One head for each row of `members`, trained on the records it marks.
+    """One head for each row of `members`, trained on the units it marks.
 
     Args:
-        examples: n records.
-        members: (n_heads, n).
+        examples: n records of m units, m = n where `units` is None.
+        members: (n_heads, m), units in the order of `owners`.
         n_classes: Labels are 0..n_classes-1.
         training: Rounds, rate, clipping.
         release: Every round's sums go through it, all heads' in one vector; None releases them as they are.
+        rng: Draws the units of each sum, where they are sampled.
 
     Raises:
         AuditError: If a release is malformed, or sums are to be released without a clipping norm.
     """
+    if training.sampling < 1 and rng is None:
+        raise AuditError("units are sampled; give a generator that draws them")
     if release is not None and training.clip_norm is None:
-        raise AuditError("sums are released with noise but records are not clipped; give a clip_norm")
+        raise AuditError("sums are released with noise but units are not clipped; give a clip_norm")
     n, n_heads = len(examples), len(members)
     inputs = np.column_stack([examples.features, np.ones(n, np.float32)])
-    lengths = np.linalg.norm(inputs, axis=1, keepdims=True)
+    owner = owners(examples)
+    lengths = _Lengths(inputs, owner)
     weight = np.zeros((n_heads * n_classes, inputs.shape[1]), np.float32)
-    chosen = members.T.astype(np.float32)
-    rate = np.float32(training.lr / max(1.0, float(members.sum(axis=1).mean())))
+    rate = np.float32(training.lr / max(1.0, training.sampling * float(members.sum(axis=1).mean())))
     for _ in range(training.rounds):
         residuals = _residuals((inputs @ weight.T).reshape(n, n_heads, n_classes), examples.labels)
-        residuals *= (chosen * _clipping(residuals, lengths, training.clip_norm))[:, :, np.newaxis]
+        chosen = members.T.astype(np.float32)
+        if rng is not None and training.sampling < 1:
+            chosen *= rng.random(chosen.shape) < training.sampling
+        if training.clip_norm is not None:
+            chosen *= np.minimum(1, training.clip_norm / np.maximum(lengths.of(residuals), 1e-12))
+        residuals *= chosen[owner, :, np.newaxis]
         total: NDArray[np.floating] = residuals.reshape(n, -1).T @ inputs
         if release is not None:
             total = released(release, total.astype(np.float64).ravel()).reshape(weight.shape)
@@ -99,11 +118,28 @@ def _residuals(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArra
     return scores
 
 
-def _clipping(
-    residuals: NDArray[np.float32], lengths: NDArray[np.float32], clip_norm: float | None
-) -> NDArray[np.float32]:
-    """(n, n_heads), at most 1: what shortens every gradient to the clipping norm."""
-    if clip_norm is None:
-        return np.ones(residuals.shape[:2], np.float32)
-    norms = lengths * np.sqrt(np.einsum("nhk,nhk->nh", residuals, residuals))
-    return np.asarray(np.minimum(1, clip_norm / np.maximum(norms, 1e-12)), np.float32)
+class _Lengths:
+    """L2 norms of the units' gradients.
+
+    Args:
+        inputs: (n, d), the features and a one.
+        owner: (n,), number of the unit of each record.
+    """
+
+    def __init__(self, inputs: NDArray[np.float32], owner: NDArray[np.intp]) -> None:
+        self._owner, self._m = owner, int(owner.max()) + 1
+        alone = self._m == len(owner)
+        self._squares = np.square(inputs).sum(axis=1) if alone else None
+        self._inner = (inputs @ inputs.T) * (owner[:, np.newaxis] == owner) if not alone else None
+
+    def of(self, residuals: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(m, n_heads), for residuals (n, n_heads, n_classes)."""
+        n, n_heads, _ = residuals.shape
+        squared = np.zeros((self._m, n_heads), np.float32)
+        if self._inner is None:
+            each = np.einsum("nhk,nhk->nh", residuals, residuals)
+            squared[self._owner] = each * np.asarray(self._squares)[:, np.newaxis]
+        else:
+            together = (self._inner @ residuals.reshape(n, -1)).reshape(residuals.shape)
+            np.add.at(squared, self._owner, np.einsum("nhk,nhk->nh", together, residuals))
+        return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from foedus.attacks.heads import Training, train_heads
+from foedus.attacks.heads import Training, owners, train_heads
 from foedus.attacks.release import Release
 from foedus.errors import AuditError
 from foedus.examples import Examples
@@ -25,7 +25,7 @@ class Inversion:
     """How near the attack comes to a record's features; cosine 1 is the record itself.
 
     Attributes:
-        batch_size: Records behind one update.
+        batch_size: Units behind one update.
         n_batches: Updates attacked.
         raw: Mean over records of the best cosine, from an update without clipping and noise.
         released: The same from an update that left through clipping and noise.
@@ -49,11 +49,11 @@ def invert_updates(
     rng: np.random.Generator,
     n_batches: int = N_BATCHES,
 ) -> Inversion:
-    """Attack updates of random batches, each trained on from zero.
+    """Attack updates of random batches of units, each trained on from zero.
 
     Args:
-        examples: At least `batch_size` records; features should be centred, or all cosines are high.
-        batch_size: Records in an update.
+        examples: At least `batch_size` units; features should be centred, or all cosines are high.
+        batch_size: Units in an update, each with all its records.
         n_classes: Labels are 0..n_classes-1.
         training: Its rounds are the steps behind one update.
         release: The site's way out.
@@ -61,14 +61,17 @@ def invert_updates(
         n_batches: Updates attacked.
 
     Raises:
-        AuditError: If there are too few records.
+        AuditError: If there are too few units.
     """
-    if len(examples) < batch_size:
-        raise AuditError(f"{len(examples)} records; a batch takes {batch_size}")
+    owner = owners(examples)
+    n_units = int(owner.max(initial=-1)) + 1
+    if n_units < batch_size:
+        raise AuditError(f"{n_units} units; a batch takes {batch_size}")
+    training = replace(training, sampling=1.0)  # what a sum tells of those who are in it
     open_training = replace(training, clip_norm=None)
     found = []
     for _ in range(n_batches):
-        batch = examples.take(rng.permutation(len(examples))[:batch_size])
+        batch = examples.take(np.flatnonzero(np.isin(owner, rng.permutation(n_units)[:batch_size])))
         raw = _attack(batch, n_classes=n_classes, training=open_training, release=None)
         noised = _attack(batch, n_classes=n_classes, training=training, release=release)
         directions = rng.normal(size=(n_classes, batch.features.shape[1]))
@@ -78,7 +81,7 @@ def invert_updates(
 
 
 def _attack(batch: Examples, *, n_classes: int, training: Training, release: Release | None) -> float:
-    members = np.ones((1, len(batch)), np.bool_)
+    members = np.ones((1, int(owners(batch).max()) + 1), np.bool_)
     heads = train_heads(batch, members, n_classes=n_classes, training=training, release=release)
     return float(best_cosines(reconstruct(heads.weight[0], heads.bias[0]), batch.features).mean())
 

@@ -1,8 +1,9 @@
 """Membership inference by likelihood ratio, LiRA (Carlini et al. 2022, algorithm 1, online).
 
-Shadow heads are each trained on a random half of the records. A record's confidence is
+Shadow heads are each trained on a random half of the units: patients with all their records, or
+single records where each is its own unit. A unit's confidence, the mean over its records, is
 Gaussian among the heads that saw it and among those that did not; the ratio of the two
-densities at a head's confidence says whether that head saw the record. Every head is the
+densities at a head's confidence says whether that head saw the unit. Every head is the
 target once, judged by all the others.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foedus.attacks.heads import Training, train_heads
+from foedus.attacks.heads import Training, owners, train_heads
 from foedus.attacks.release import Release
 from foedus.errors import AuditError
 from foedus.examples import Examples
@@ -25,7 +26,7 @@ Members = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and its 95 % interval (bootstrap over records)."""
+    """A figure and its 95 % interval (bootstrap over units)."""
 
     value: float
     low: float
@@ -37,14 +38,14 @@ class MembershipInference:
     """How well LiRA tells who was in the training data.
 
     Attributes:
-        n_records: Records under attack.
+        n_units: Units under attack: patients or customers, or records where each is its own.
         n_heads: Heads trained, each the target once.
         auc: Chance that a member scores above a non-member; 0.5 is a guess.
         tpr_at_1_percent: Members found where 1 % of non-members are accused wrongly; 0.01 is a guess.
         tpr_at_01_percent: The same at 0.1 %.
     """
 
-    n_records: int
+    n_units: int
     n_heads: int
     auc: Figure
     tpr_at_1_percent: Figure
@@ -63,7 +64,7 @@ def infer_membership(
     """Train shadow heads as `training` and `release` say, and attack them.
 
     Args:
-        examples: n >= 2 records, all of them targets; half are members of any one head.
+        examples: Two units or more, all of them targets; half are members of any one head.
         n_classes: Labels are 0..n_classes-1.
         training: Rounds, rate, clipping.
         rng: Draws the halves and the resamples; the noise is the release's own.
@@ -71,20 +72,30 @@ def infer_membership(
         n_heads: Even, at least 8.
 
     Raises:
-        AuditError: If there are too few records or heads, or a release is malformed.
+        AuditError: If there are too few units or heads, or a release is malformed.
     """
-    if len(examples) < 2 or n_heads < 8 or n_heads % 2:
+    owner = owners(examples)
+    n_units = int(owner.max(initial=-1)) + 1
+    if n_units < 2 or n_heads < 8 or n_heads % 2:
         raise AuditError(
-            f"{len(examples)} records and {n_heads} shadow heads; expected 2 records or more and an even "
+            f"{n_units} units and {n_heads} shadow heads; expected 2 units or more and an even "
             "number of heads, 8 or more"
         )
-    members = draw_members(n_heads, len(examples), rng)
-    heads = train_heads(examples, members, n_classes=n_classes, training=training, release=release)
-    return evaluate(likelihood_ratios(heads.confidences(examples), members), members, rng=rng)
+    members = draw_members(n_heads, n_units, rng)
+    heads = train_heads(examples, members, n_classes=n_classes, training=training, release=release, rng=rng)
+    confidences = _by_unit(heads.confidences(examples), owner)
+    return evaluate(likelihood_ratios(confidences, members), members, rng=rng)
+
+
+def _by_unit(confidences: Reals, owner: NDArray[np.intp]) -> Reals:
+    """(n_heads, m), the mean confidence in each unit's records; `confidences` is (n_heads, n)."""
+    sums = np.zeros((int(owner.max()) + 1, len(confidences)))
+    np.add.at(sums, owner, confidences.T)
+    return np.asarray((sums / np.bincount(owner)[:, np.newaxis]).T)
 
 
 def draw_members(n_heads: int, n: int, rng: np.random.Generator) -> Members:
-    """(n_heads, n); every record is in exactly half of the heads."""
+    """(n_heads, n); every unit is in exactly half of the heads."""
     return np.asarray(np.argsort(rng.random((n_heads, n)), axis=0) < n_heads // 2)
 
 
@@ -110,18 +121,18 @@ def _log_density(confidences: Reals, side: Members) -> Reals:
 
 
 def evaluate(ratios: Reals, members: Members, *, rng: np.random.Generator) -> MembershipInference:
-    """AUC and true positive rates over all (head, record) pairs.
+    """AUC and true positive rates over all (head, unit) pairs.
 
     Args:
         ratios: (n_heads, n); high speaks for membership.
         members: (n_heads, n).
-        rng: Resamples records, with all heads' judgements of each.
+        rng: Resamples units, with all heads' judgements of each.
     """
     n_heads, n = ratios.shape
     order = np.argsort(-ratios.ravel(), kind="stable")
-    record, member = order % n, members.ravel()[order]
+    unit, member = order % n, members.ravel()[order]
     found = np.array([_figures(np.ones(len(order)), member)])
-    resampled = np.array([_figures(weight[record], member) for weight in _resamples(n, rng)])
+    resampled = np.array([_figures(weight[unit], member) for weight in _resamples(n, rng)])
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     figures = [Figure(*map(float, column)) for column in zip(found[0], low, high, strict=True)]
     return MembershipInference(n, n_heads, *figures)

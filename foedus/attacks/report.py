@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from foedus.attacks.clipping import ClippingCheck
 from foedus.attacks.inversion import Inversion
 from foedus.attacks.lira import Figure, MembershipInference
 from foedus.attacks.one_run import LowerBound
@@ -16,12 +17,14 @@ class PrivacyAudit:
     """What three attacks achieved against a mechanism that claims (epsilon, delta).
 
     Attributes:
-        epsilon: Claimed, for adding or removing one record.
+        epsilon: Claimed, for adding or removing one unit; where units are sampled, of one release to
+            someone who knows who is in it.
         delta: Claimed.
         bound: The one-run lower bound on epsilon; it alone decides the verdict.
         membership: LiRA against heads trained through clipping and noise.
-        membership_noiseless: LiRA against heads trained without the noise, on the same records.
-        inversions: Gradient inversion, by records behind an update.
+        membership_noiseless: LiRA against heads trained without the noise, on the same units.
+        inversions: Gradient inversion, by units behind an update.
+        clipping: Units with enormous gradients; None where they were not tried.
     """
 
     epsilon: float
@@ -30,13 +33,17 @@ class PrivacyAudit:
     membership: MembershipInference
     membership_noiseless: MembershipInference
     inversions: tuple[Inversion, ...]
+    clipping: ClippingCheck | None = None
 
     @property
     def verdict(self) -> Verdict:
-        """fail: a lower bound is above the claim. inconclusive: none could have been. pass: otherwise.
+        """fail: a lower bound is above the claim, or the clip did not hold. inconclusive: no bound could have
+        been above it. pass: otherwise.
 
         A mechanism that keeps its claim fails with a chance of at most 1 - confidence per bound.
         """
+        if self.clipping is not None and not self.clipping.held:
+            return "fail"
         if max(self.bound.epsilon_dp, self.bound.epsilon_fdp) > self.epsilon:
             return "fail"
         if max(self.bound.ceiling_dp, self.bound.ceiling_fdp) <= self.epsilon:
@@ -46,6 +53,8 @@ class PrivacyAudit:
     def reason(self) -> str:
         """The verdict in one sentence."""
         bound = self.bound
+        if self.clipping is not None and not self.clipping.held:
+            return self.clipping.text()
         proved = f"epsilon is at least {max(bound.epsilon_dp, bound.epsilon_fdp):.2f} at delta {self.delta:g}"
         if self.verdict == "fail":
             return (
@@ -71,12 +80,13 @@ class PrivacyAudit:
             ),
             "epsilon_fdp": (
                 f"With {sure} confidence a Gaussian mechanism's epsilon is no smaller than this; it "
-                f"is sharper, rests on the noise being Gaussian and on all records being in every round, "
+                f"is sharper, rests on the noise being Gaussian and on all units being in what is attacked, "
                 f"and here cannot exceed {bound.ceiling_fdp:.2f}."
             ),
             "membership": (
-                f"An attacker with {audience.n_heads} heads trained on the site's own records tells a member "
-                f"from a non-member with probability {_text(audience.auc)} (a guess: 0.50), and finds "
+                f"An attacker with {audience.n_heads} heads trained on the site's own records tells a unit that "
+                "took part (a patient with all records, or a record where each is its own) from one that did not "
+                f"with probability {_text(audience.auc)} (a guess: 0.50), and finds "
                 f"{_text(audience.tpr_at_1_percent, percent=True)} of members at 1 % false accusations "
                 "(a guess: 1 %); another attack may find more."
             ),
@@ -91,6 +101,7 @@ class PrivacyAudit:
                 "released with clipping and noise, chance with neither; a released figure near chance "
                 "says that this attack fails, not that all do."
             ),
+            **({} if self.clipping is None else {"clipping": self.clipping.text()}),
         }
 
     def to_json(self) -> str:
@@ -99,6 +110,7 @@ class PrivacyAudit:
             "verdict": self.verdict,
             "reason": self.reason(),
             **asdict(self),
+            "clipping_held": None if self.clipping is None else self.clipping.held,
             "meanings": self.meanings(),
         }
         return json.dumps(content, indent=2, allow_nan=False)

@@ -96,7 +96,10 @@ class Scatter:
 
     def declare(self) -> dict[str, Quantity]:
         """The upper triangle of a symmetric matrix, and a count."""
-        return {SCATTER: Quantity((self.dim * (self.dim + 1) // 2,), min_count=MIN_COUNT), COUNT: count(1)}
+        return {
+            SCATTER: Quantity((self.dim * (self.dim + 1) // 2,), min_count=MIN_COUNT),
+            COUNT: count(1, behind="sum"),
+        }
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's scatter; nothing where nothing varies.

@@ -10,7 +10,7 @@ from pydantic import Field
 from foedus.config import Section, validate
 from foedus.errors import BackboneError, ConfigError
 from foedus.examples import Examples
-from foedus.statistic import Arrays, Quantity, Settings
+from foedus.statistic import Arrays, Quantity, Settings, count
 
 MEAN, SCALE, CENTRE, COLOUR = "feature-mean", "feature-scale", "feature-centre", "feature-colour"
 COUNT = "feature-count"
@@ -140,8 +140,8 @@ class Moments:
         shape = (self.dim,)
         coarse = Quantity(shape, "real", -LIMIT, LIMIT, STEP, MIN_COUNT)
         fine = Quantity(shape, "real", -STEP, STEP, FINE, MIN_COUNT)
-        count = Quantity(shape, "count", 0, 2.0**50, 1.0, 0)
-        return {COUNT: count, SUM: coarse, SUM_FINE: fine, SQUARES: coarse, SQUARES_FINE: fine}
+        n = count(self.dim, behind="max")
+        return {COUNT: n, SUM: coarse, SUM_FINE: fine, SQUARES: coarse, SQUARES_FINE: fine}
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's sums over the features that are not NaN.
@@ -171,9 +171,9 @@ class Moments:
 
     def read(self, total: Arrays) -> Standardiser:
         """Mean and standard deviation (of the population) of every feature."""
-        count = np.maximum(np.asarray(total[COUNT], np.float64), 1)
-        mean = _joined(total, SUM, SUM_FINE) / count
-        variance = _joined(total, SQUARES, SQUARES_FINE) / count - np.square(mean)
+        n_present = np.maximum(np.asarray(total[COUNT], np.float64), 1)
+        mean = _joined(total, SUM, SUM_FINE) / n_present
+        variance = _joined(total, SQUARES, SQUARES_FINE) / n_present - np.square(mean)
         deviation = np.sqrt(np.maximum(variance, 0.0))
         constant = deviation < CONSTANT * np.maximum(1.0, np.abs(mean))
         n = int(np.max(total[COUNT], initial=0))

@@ -65,7 +65,7 @@ class Shift:
     def declare(self) -> dict[str, Quantity]:
         """Four single numbers."""
         number = Quantity((1,), low=0.0, min_count=MIN_COUNT)
-        return {SQUARED: number, NOISE: number, EXAMPLES: count(1), SITES: count(1)}
+        return {SQUARED: number, NOISE: number, EXAMPLES: count(1, behind="sum"), SITES: count(1)}
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's squared distance from the federation's mean, which standardised features have at 0.

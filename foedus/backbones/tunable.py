@@ -319,12 +319,19 @@ class Tunable:
                     f"the layer '{name}' is in training mode; a tuned backbone keeps its statistics: call eval()."
                 )
 
+    def autocast(self) -> torch.autocast:
+        """The study's precision: half on a GPU unless it says otherwise."""
+        kind = torch.device(self.device).type
+        precision = self.study.tuning.precision
+        half = precision == "bfloat16" or (precision == "auto" and kind == "cuda")
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=half)
+
     def embed(self, kept: Kept, *, batch_size: int = 64) -> NDArray[np.float32]:
         """(n, dim), float32: the features with the tensors as they are."""
         self.require_eval()
         n = len(kept[0])
         found = np.empty((n, self.spec.dim), np.float32)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.autocast():
             for begin in range(0, n, batch_size):
                 part = tuple(np.asarray(array[begin : begin + batch_size]) for array in kept)
                 found[begin : begin + batch_size] = self.path.above(tensors_of(part)).cpu().numpy()

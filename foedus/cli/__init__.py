@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from foedus import __version__
-from foedus.cli import audit, backbones, demo, environment, export, fewshot, privacy, sites, studies
+from foedus.cli import (
+    approve,
+    audit,
+    backbones,
+    coordinator,
+    demo,
+    environment,
+    export,
+    federation,
+    fewshot,
+    privacy,
+    sites,
+    studies,
+    tune,
+)
 from foedus.errors import FoedusError
 
 app = typer.Typer(
@@ -21,12 +35,21 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("simulate")(studies.simulate)
 app.command("resume")(studies.resume)
+app.command("tune")(tune.tune)
+app.command("run")(federation.run)
+app.command("watch")(federation.watch)
+app.command("stop")(federation.stop)
 app.command("list")(studies.list_runs)
+app.command("approve")(approve.approve)
 app.command("export")(export.export)
 app.add_typer(backbones.app, name="backbones")
+app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(sites.app, name="site")
 app.add_typer(fewshot.app, name="fewshot")
 app.add_typer(audit.app, name="audit")
+app.add_typer(approve.auditor, name="auditor")
+app.add_typer(approve.policy, name="policy")
+sites.app.command("verify-audit")(approve.verify_at_site)
 app.add_typer(privacy.app, name="privacy")
 
 

@@ -2,16 +2,22 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from foedus.cli.output import JsonOption, console, number, print_json
 from foedus.cli.studies import RUNS, Runs
+from foedus.config import nearest
+from foedus.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foedus import study
 
 app = typer.Typer(help="Adapt a federated model from a handful of labelled examples.", no_args_is_help=True)
-Method = Annotated[Literal["prototypical", "ridge"], typer.Option("--method", help="Kind of head.")]
+Method = Annotated[Literal["prototypical", "ridge", "maml"], typer.Option("--method", help="Kind of head.")]
 SiteFolder = Annotated[
     Path, typer.Option("--site", help="Folder with a site.toml and the labelled examples.")
 ]
@@ -62,6 +68,46 @@ def evaluate(
     )
 
 
+@app.command("compare")
+def compare(
+    run: Annotated[str, typer.Argument(help="A finished run that had a few-shot stage.")],
+    site: SiteFolder,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Kinds of heads, comma-separated; all when not given.")
+    ] = "",
+    n_way: Annotated[int, typer.Option("--n-way", min=2)] = 5,
+    n_shot: Annotated[int, typer.Option("--n-shot", min=1)] = 5,
+    n_query: Annotated[int, typer.Option("--n-query", min=1)] = 15,
+    episodes: Annotated[int, typer.Option("--episodes", min=2)] = 600,
+    classes: Classes = None,
+    runs: Runs = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Methods on the same random episodes at a site, and whether any difference is more than chance.
+
+    Example: foedus fewshot compare cheques-20261121-101500-1f2e --site sites/newbank --n-shot 1
+    """
+    from foedus import adaptation
+    from foedus.runs import find_run
+
+    found = adaptation.compare(
+        find_run(runs, run),
+        site,
+        classes=_split(classes),
+        methods=_methods(methods),
+        n_way=n_way,
+        n_shot=n_shot,
+        n_query=n_query,
+        episodes=episodes,
+    )
+    if as_json:
+        print_json(found)
+        return
+    console.print(_comparison_table(found))
+    if episodes < 600:
+        console.print(f"{episodes} episodes are few; differences below 1 point take 600.")
+
+
 @app.command("fit")
 def fit(
     run: Annotated[str, typer.Argument(help="A finished run that had a few-shot stage.")],
@@ -69,24 +115,77 @@ def fit(
     out: Annotated[Path, typer.Option("--out", help="The adapted head is written here (safetensors).")],
     method: Method = "ridge",
     classes: Classes = None,
+    names: Annotated[
+        bool,
+        typer.Option(
+            "--names", help="Start from what the classes' names or texts say (backbones that read)."
+        ),
+    ] = False,
+    keep_cases: Annotated[
+        bool,
+        typer.Option(
+            help="Keep the features of the cases in the file: prediction sets and rejection need them."
+        ),
+    ] = True,
     runs: Runs = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a head on all labelled examples at a site and save it.
+    """Fit a head on all labelled examples at a site, save it, and say what so many cases can promise.
 
     Example: foedus fewshot fit cheques-20261121-101500-1f2e --site sites/newbank --out head.safetensors
     """
     from foedus import adaptation
     from foedus.runs import find_run
 
-    found = adaptation.fit(find_run(runs, run), site, classes=_split(classes), method=method, out=out)
+    found = adaptation.fit(
+        find_run(runs, run),
+        site,
+        classes=_split(classes),
+        method=method,
+        out=out,
+        names=names,
+        keep_cases=keep_cases,
+    )
     if as_json:
         print_json(found)
         return
     counts = ", ".join(f"{name} {n}" for name, n in found["examples"].items())
     console.print(escape(f"{method} head on {counts} written to {out}"))
+    for sentence in found["guarantees"]["sentences"]:
+        console.print(f"- {sentence}", highlight=False)
+    if keep_cases:
+        console.print(
+            "The file holds the features of these cases (--no-keep-cases leaves them out): keep it here."
+        )
     console.print("It has not been audited; do not deploy it before foedus audit run has passed on it.")
 
 
 def _split(classes: str | None) -> list[str] | None:
     return None if classes is None else [name.strip() for name in classes.split(",")]
+
+
+def _methods(asked: str) -> list["study.Method"]:
+    from foedus import study
+
+    known: list[study.Method] = list(get_args(study.Method))
+    names = [name.strip() for name in asked.split(",")] if asked else list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            "--methods", [f"'{name}' is unknown; {nearest(name, list(known))}" for name in unknown]
+        )
+    return [method for method in known if method in names]
+
+
+def _comparison_table(found: dict[str, Any]) -> Table:
+    title = f"{found['n_way']}-way {found['n_shot']}-shot at {found['site']}, {found['episodes']} episodes"
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("method", "accuracy", "95 % interval", "NLL", "ECE", "against the best", "settled"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    behind = {row["method"]: row for row in found["paired"]}
+    for row in found["methods"]:
+        less = behind.get(row["method"])
+        apart = "best" if less is None else f"{less['accuracy']:+.3f} ± {less['ci95']:.3f}"
+        cells = number(row["accuracy"]), f"± {row['ci95']:.3f}", number(row["nll"]), number(row["ece"]), apart
+        table.add_row(row["method"], *cells, "" if less is None else ("yes" if less["settled"] else "no"))
+    return table

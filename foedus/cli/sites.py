@@ -9,13 +9,13 @@ from rich.table import Table
 
 from foedus.cli.output import JsonOption, console, print_json
 
-app = typer.Typer(help="A site: check its data before it takes part.", no_args_is_help=True)
+app = typer.Typer(help="A site: check its data, join a federation, take part.", no_args_is_help=True)
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @app.callback()
 def site() -> None:
-    """A site: check its data before it takes part."""
+    """A site: check its data, join a federation, take part."""
 
 
 @app.command("check")
@@ -42,3 +42,68 @@ def check(
         console.print(table)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command("init")
+def init(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
+    """Make this site's keys, which never leave it, and the request to join.
+
+    Example: foedus site init /srv/foedus/north
+    """
+    from clients.membership import Membership
+    from foedus import files
+
+    request = Membership(folder).request()
+    path = folder / f"{request.site}.request.json"
+    files.write_bytes(path, request.encode().encode())
+    console.print(
+        f"Send {path} to the coordinator, and read it this fingerprint: [bold]{request.fingerprint()}"
+    )
+    console.print(
+        f"Next, with the kit that comes back: foedus site join KIT --folder {folder} --fingerprint ..."
+    )
+
+
+@app.command("join")
+def join(
+    kit: Annotated[Path, typer.Argument(help="The kit from the coordinator.")],
+    fingerprint: Annotated[str, typer.Option("--fingerprint", help="As the coordinator read it out.")],
+    folder: Annotated[Path, typer.Option("--folder", help="The folder with the site.toml.")] = Path(),
+) -> None:
+    """Accept a kit: from now on this site connects there, and trusts that roster.
+
+    Example: foedus site join north.kit.json --folder /srv/foedus/north --fingerprint 0c05-c0a3-...
+    """
+    from clients.membership import Membership
+    from foedus.enrolment import Kit
+    from foedus.errors import ConfigError
+
+    try:
+        text = kit.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        raise ConfigError(
+            str(kit), ["it cannot be read as a kit; ask the coordinator to send it again"]
+        ) from None
+    found = Kit.decode(text)
+    Membership(folder).join(found, fingerprint=fingerprint)
+    names = (
+        ", ".join(sorted(found.roster.sites))
+        if found.roster
+        else "not yet known: secure sums need three sites"
+    )
+    console.print(f"joined '{found.coordinator}' at {found.address}; sites of its secure sums: {names}")
+    console.print(f"Next: foedus site start {folder}")
+
+
+@app.command("start")
+def start(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
+    """Take part until stopped. This site connects out, and answers with its own installed code.
+
+    Example: foedus site start /srv/foedus/north
+    """
+    from clients.membership import FOLDER
+    from clients.service import service
+
+    supervisor = service(folder)
+    console.print(f"taking part; logs are in {folder / FOLDER / 'logs'}; stop with ctrl-C")
+    supervisor.run()

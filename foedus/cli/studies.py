@@ -64,6 +64,9 @@ def simulate(
 def resume(
     run: Annotated[str, typer.Argument(help="Run id or folder.")],
     runs: Runs = RUNS,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="The coordinator's folder, for a run on its server.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted run from its last round.
@@ -73,7 +76,15 @@ def resume(
     from foedus import simulation
     from foedus.runs import find_run
 
-    folder = find_run(runs, run)
+    folder = find_run(runs if home is None else home / "runs", run)
+    if home is not None:
+        from foedus.cli.federation import follow
+        from server import conducting
+        from server.home import Home
+
+        conducting.resume(Home.open(home), folder)
+        follow(folder, as_json=as_json)
+        return
     with progress(folder.study().study.name) as shown:
         simulation.resume(folder, stage=shown)
     show(folder.path, as_json=as_json)

@@ -53,7 +53,7 @@ class Roster(Message):
 
     def fingerprint(self) -> str:
         """For people to compare, e.g. over the telephone."""
-        return _readable(self.digest)
+        return readable(self.digest)
 
     def verify(self, message: Signed, *, site: str) -> None:
         """Refuse a message that `site` did not sign.
@@ -103,10 +103,11 @@ def verify_roster(text: str, *, coordinator: str, key: bytes) -> Roster:
 
 def fingerprint(key: bytes) -> str:
     """One identity's fingerprint, for people to compare: ten groups of four digits, 160 bits."""
-    return _readable(digest("identity", key.hex()))
+    return readable(digest("identity", key.hex()))
 
 
-def _readable(found: bytes) -> str:
+def readable(found: bytes) -> str:
+    """32 bytes for people to compare: ten groups of four digits, 160 bits."""
     text = found.hex()[:40]
     return "-".join(text[start : start + 4] for start in range(0, 40, 4))
 

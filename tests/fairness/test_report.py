@@ -1,6 +1,8 @@
 import copy
 import re
+from datetime import date
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def test_every_section_is_there(
     for heading in ("gates", "groups", "intersections", "models", "rounds", "fewshot", "limits"):
         assert f'<h2 id="{heading}">' in html
     for text in ("kept at the site", "the answer holds NaN", "A site that did not take part",
-                 "Suppressed, fewer than 11 people each", "female × &lt;50", "detects gaps ≥", "0.910",
+                 "Suppressed: ", "female × &lt;50", "detects gaps ≥", "0.910",
                  report.model_digest, report.policy.digest):  # fmt: skip
         assert text in html
     assert html.index('class="verdict') < html.index("<h2")
@@ -110,7 +112,7 @@ def test_every_section_is_there(
 
 def test_an_undefined_rate_is_said_in_words(results: dict[str, Any], report: AuditReport) -> None:
     audit = report.to_dict()
-    audit["attributes"][0]["groups"][0]["rates"]["tpr"].update(value=None, low=None, high=None)
+    audit["attributes"][0]["groups"][0]["rates"]["tpr"].update(value=None, low=None, high=None, hidden=False)
     audit["gates"][0]["found"].update(value=None, low=None, high=None)
     html = render_report(results, [], None, audit, study=STUDY)
     assert html.count("<td>undefined</td>") >= 2
@@ -224,3 +226,79 @@ def test_many_classes_are_left_to_the_file(results: dict[str, Any]) -> None:
     html = render_report({**results, "classes": classes, "models": models}, [], None, None, study=STUDY)
     assert "Figures of each of the 30 classes" in html
     assert "→ topic 3" not in html
+
+
+def test_what_may_not_be_written_is_said_to_be_hidden(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    group = audit["attributes"][0]["groups"][0]
+    group.update(n_between=(20, 30))
+    group["rates"]["tpr"].update(value=None, low=0.1, high=0.4, hidden=True)
+    html = render_report(results, [], None, audit, study=STUDY)
+    outline(html)
+    assert "<td>20–30</td>" in html
+    assert "hidden [0.10, 0.40]" in html
+    assert "<td>hidden</td>" in html
+
+
+def test_curves_and_sites_are_shown_where_they_are_released(
+    results: dict[str, Any], report: AuditReport
+) -> None:
+    audit = report.to_dict()
+    table = audit["attributes"][0]
+    for group in table["groups"][:2]:
+        group["roc"] = [{"fpr": x, "tpr": x**0.5} for x in (0.0, 0.25, 1.0)]
+        group["calibration"] = [{"n": 20, "predicted": x, "observed": x} for x in (0.2, 0.8)]
+    row = {"metric": "tpr", "group": "female", "sites": 4, "pooled": -0.2, "within": -0.15, "simpson": -0.05}
+    table["within_sites"] = [{**row, "i_squared": 0.81}]
+    html = render_report(results, [], None, audit, study=STUDY)
+    outline(html)
+    assert "ROC by sex" in html
+    assert "Calibration by sex" in html
+    assert "<td>-0.150</td><td>-0.050</td><td>81 %</td>" in html
+
+
+def test_the_day_gives_the_clause_index(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    assert 'id="clauses"' not in render_report(results, [], None, audit, study=STUDY)
+    html = render_report(results, [], None, audit, study=STUDY, on=date(2026, 11, 21))
+    outline(html)
+    assert "45 CFR 92.210" in html
+    assert "Not answered by this audit" in html
+    assert "from 2028-08-02" in html
+    assert not re.search(r"https?://|//[a-z]", html)
+
+
+def test_start_and_trained_stand_side_by_side(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    gate = audit["gates"][0]
+    row = {**gate, "start": {"value": 0.1, "low": 0.0, "high": 0.2}, "trained": gate["found"]}
+    start = {"policy_digest": audit["policy"]["digest"], "best_round": 2, "gates": [row]}
+    html = render_report({**results, "audit_of_start": start}, [], None, audit, study=STUDY)
+    outline(html)
+    assert "Start (inherited)" in html
+    other = {**start, "policy_digest": "of another policy"}
+    assert "Start (inherited)" not in render_report(
+        {**results, "audit_of_start": other}, [], None, audit, study=STUDY
+    )
+
+
+def test_commitments_and_signers_are_listed(results: dict[str, Any], report: AuditReport) -> None:
+    audit = report.to_dict()
+    audit["policy_origin"] = {
+        "file_sha256": "cd" * 32, "fixed_sha256": None, "after_evaluation": True, "signed_by": "jane",
+        "role": "auditor", "public_key": "ef" * 32, "signed_at": "2026-11-01",
+    }  # fmt: skip
+    sites = [{"site": "va", "commitment": "abc=", "signed": True}]
+    commitments = {"sites": sites, "missing": [{"site": "x", "reason": "it sent none"}]}
+    html = render_report(results, [], None, audit, study=STUDY, commitments=commitments)
+    outline(html)
+    for text in ("jane (auditor), 2026-11-01", "changed after evaluation", "abc=", "it sent none"):
+        assert text in html
+
+
+def test_headings_are_in_order(results: dict[str, Any], fewshot: dict[str, Any], report: AuditReport) -> None:
+    html = render_report(results, [], fewshot, report.to_dict(), study=STUDY, on=date(2026, 11, 21))
+    levels = [int(tag[1]) for tag, _ in outline(html).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foedus.budget import CENTRE, RELEASES, START, TEST, plan, release_of, round_name, statement
-from foedus.errors import DoorError
+from foedus.errors import ConfigError, DoorError
 from foedus.privacy.accountant import Gaussian, cross_check, epsilon
 from foedus.study import Study, parse_study
 
@@ -24,7 +24,9 @@ rounds = {rounds}
 mode = "{mode}"
 epsilon = {epsilon}
 delta = {delta}
+sampling_rate = {rate}
 {fairness}
+{more}
 """
 
 
@@ -36,11 +38,12 @@ def study(
     delta: float = 1e-5,
     fair: bool = False,
     mode: str = "secure+ddp",
+    rate: float = 1.0,
+    more: str = "",
 ) -> Study:
     fairness = '[fairness]\npolicy = "policy.toml"' if fair else ""
-    return parse_study(
-        STUDY.format(start=start, rounds=rounds, epsilon=epsilon, delta=delta, fairness=fairness, mode=mode)
-    )
+    given = {"start": start, "rounds": rounds, "epsilon": epsilon, "delta": delta, "mode": mode, "rate": rate}
+    return parse_study(STUDY.format(**given, fairness=fairness, more=more))
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,6 +88,13 @@ def test_shares_by_hand() -> None:
     assert shares[round_name(2)] == pytest.approx(0.85 * 0.6 / 3)
 
 
+def test_without_rounds_the_start_has_their_part() -> None:
+    found = plan(study(rounds=0))
+    assert list(found.shares) == ["centre", "start", "test"]
+    assert found.shares[START] == pytest.approx(0.85)
+    assert fsum(found.shares.values()) == pytest.approx(1)
+
+
 def test_a_release_with_a_quarter_of_the_budget_has_twice_the_noise() -> None:
     found = plan(study())
     for name, share in found.shares.items():
@@ -121,3 +131,38 @@ def test_the_statement_promises_what_the_plan_spends() -> None:
 
 def test_a_study_without_noise_promises_nothing() -> None:
     assert statement(study(mode="open")) == {"mode": "open", "guarantee": None}
+
+
+@pytest.mark.parametrize(
+    ("rate", "rounds", "target", "fair"), [(0.2, 30, 3.0, False), (0.5, 4, 1.0, True), (0.01, 300, 8.0, True)]
+)
+def test_sampled_rounds_have_the_noise_that_spends_exactly_epsilon(
+    rate: float, rounds: int, target: float, fair: bool
+) -> None:
+    found = plan(study(rounds=rounds, epsilon=target, fair=fair, rate=rate))
+    spent = epsilon(found.events, 1e-5)
+    assert target - 1e-3 <= spent <= target
+    assert cross_check(found.events, 1e-5) == pytest.approx(spent, rel=0.02)
+    full = plan(study(rounds=rounds, epsilon=target, fair=fair))
+    for name in (CENTRE, START, TEST):
+        assert found.event(name) == full.event(name) == Gaussian(full.multiplier(name))
+    assert found.event(round_name(1)) == Gaussian(found.multiplier(round_name(1)), rate)
+    assert rate < found.multiplier(round_name(1)) / full.multiplier(round_name(1)) < 1
+
+
+def test_what_is_spent_by_sampled_rounds_grows_to_less_than_epsilon() -> None:
+    found = plan(study(rounds=5, rate=0.3))
+    spent = [found.spent_after(number) for number in range(6)]
+    assert spent == sorted(spent)
+    assert spent[-1] < 3.0
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.5, 1.01])
+def test_a_sampling_rate_outside_0_to_1_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"door\.sampling_rate"):
+        study(rate=rate)
+
+
+def test_a_search_counts_on_all_units() -> None:
+    with pytest.raises(ConfigError, match=r"door\.sampling_rate: the budget of \[search\]"):
+        study(rate=0.5, more="[search]\ntrials = 3")

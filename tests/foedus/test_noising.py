@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from foedus import noising
 from foedus.errors import DoorError, PrivacyError
 from foedus.noising import Purse, add_noise, as_declared, declared, deviation
+from foedus.privacy.accountant import Gaussian
 from foedus.privacy.ledger import Ledger
 from foedus.secure.lanes import Layout
 from foedus.statistic import Arrays, Quantity, count
@@ -142,7 +143,7 @@ def release(
         {"gradient": np.ones(7)},
         quantities(),
         study="toy",
-        multiplier=multiplier,
+        event=Gaussian(multiplier),
         honest=1,
     )
 

@@ -1,6 +1,8 @@
 """docs/study.md says of every key what the study's own models say."""
 
 import ast
+import inspect
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,16 @@ TABLES = {
     "door": study.DoorSection,
     "fewshot": study.FewShotSection,
     "fairness": study.FairnessSection,
+    "search": study.SearchSection,
 }
 
 
 def rows(section: type[Section]) -> list[str]:
     """A table row for each key: its name, default and docstring."""
-    tree = ast.parse(Path(study.__file__).read_text())
+    tree = ast.parse(Path(inspect.getfile(section)).read_text())
     [body] = [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == section.__name__]
     found = []
-    for key, text in zip(body, body[1:], strict=False):
+    for key, text in pairwise(body):
         if not isinstance(key, ast.AnnAssign) or not isinstance(key.target, ast.Name):
             continue
         assert isinstance(text, ast.Expr), f"{section.__name__}.{key.target.id} has no docstring"

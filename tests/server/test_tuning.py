@@ -143,12 +143,14 @@ def test_masks_change_no_byte_of_a_tuned_model(tmp_path: Path) -> None:
     assert all((left[name] == value).all() for name, value in right.items())
 
 
-def test_a_private_study_tunes_lora_within_its_budget(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rate", [1.0, 0.2])
+def test_a_private_study_tunes_lora_within_its_budget(tmp_path: Path, rate: float) -> None:
     study = write(tmp_path, tune="lora", tuning="blocks = 1", mode="secure+ddp")
-    study.write_text(study.read_text() + "epsilon = 8\n")
+    study.write_text(study.read_text() + f"epsilon = 8\nsampling_rate = {rate}\n")
     found = run(tmp_path, study)
     results = files.read_json(found.path / RESULTS_FILE)
     assert results["privacy"]["epsilon"] <= 8
+    assert results["privacy"]["attack"]["clipping_held"]
     assert read_tuned(found.path / "model")
     ledger = next((tmp_path / "sites/east/.foedus/ledger").rglob("*.jsonl")).read_text()
     assert "round 3" in ledger

@@ -89,7 +89,7 @@ def test_json_holds_every_figure_and_its_meaning(honest: PrivacyAudit) -> None:
 
 
 def test_unfit_audits_are_refused(digits: Examples, gaussian: Callable[..., Release]) -> None:
-    with pytest.raises(AuditError, match="19 records are too few"):
+    with pytest.raises(AuditError, match="19 units are too few"):
         audit(digits.take(np.arange(19)), gaussian(1.0, seed=0))
     with pytest.raises(AuditError, match="does not clip"):
         audit_head_training(
@@ -101,3 +101,15 @@ def test_unfit_audits_are_refused(digits: Examples, gaussian: Callable[..., Rele
             release=gaussian(1.0, seed=0),
             rng=np.random.default_rng(0),
         )
+
+
+def test_whole_units_are_attacked(digits: Examples, gaussian: Callable[..., Release]) -> None:
+    units = np.repeat(np.arange(75), 4).astype(np.str_)
+    by_unit = replace(digits, units=units)
+    found = audit(by_unit, gaussian(8.0, seed=1), n_heads=8, max_records=100)
+    assert found.membership.n_units == 25
+    assert [each.batch_size for each in found.inversions] == [1, 8]
+    few = audit(by_unit, gaussian(8.0, seed=1), n_heads=8, max_records=10)
+    assert few.membership.n_units == 20
+    with pytest.raises(AuditError, match="15 units are too few"):
+        audit(by_unit.take(np.arange(60)), gaussian(1.0, seed=0))

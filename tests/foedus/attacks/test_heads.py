@@ -101,3 +101,45 @@ def test_sums_are_those_of_the_sites_own_clipping(digits: Examples) -> None:
         expected = clipping.clipped_gradients(head, digits.features, digits.labels, clip_norm=0.9)
         np.testing.assert_allclose(total[:, :-1], expected.weight, atol=1e-4)
         np.testing.assert_allclose(total[:, -1], expected.bias, atol=1e-4)
+
+
+def slow_step(examples: Examples, units: np.ndarray, clip_norm: float) -> np.ndarray:
+    """The sum of the units' gradients at a head of zeros, each clipped, one record at a time."""
+    inputs = np.column_stack([examples.features, np.ones(len(examples))]).astype(np.float64)
+    residuals = 0.1 - np.eye(10)[examples.labels]
+    total = np.zeros((10, inputs.shape[1]))
+    for unit in np.unique(units):
+        rows = units == unit
+        gradient = residuals[rows].T @ inputs[rows]
+        total += gradient * min(1.0, clip_norm / np.linalg.norm(gradient))
+    return total
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 1.5, 100.0])
+def test_a_units_records_are_clipped_together_and_take_part_together(
+    digits: Examples, clip_norm: float
+) -> None:
+    rng = np.random.default_rng(0)
+    few = digits.take(rng.permutation(300)[:24])
+    units = np.array([f"p{k}" for k in rng.integers(0, 8, 24)])
+    named = Examples(few.features, few.labels, {}, units)
+    names = np.unique(units)
+    members = np.stack([rng.permutation(len(names)) < 4 for _ in range(3)])
+    heads = train_heads(named, members, n_classes=10, training=Training(1, 2.0, clip_norm))
+    for h, chosen in enumerate(members):
+        inside = np.isin(units, names[chosen])
+        step = slow_step(few.take(np.flatnonzero(inside)), units[inside], clip_norm)
+        found = np.column_stack([heads.weight[h], heads.bias[h]])
+        np.testing.assert_allclose(found, -2.0 / 4 * step, atol=1e-5)
+
+
+def test_units_are_sampled_anew_for_every_sum_and_the_step_is_right_on_average(digits: Examples) -> None:
+    few = digits.take(np.arange(0, 300, 10))
+    members = np.ones((3000, 30), np.bool_)
+    training = Training(1, 1.0, 0.5, sampling=0.3)
+    heads = train_heads(few, members, n_classes=10, training=training, rng=np.random.default_rng(1))
+    full = train_heads(few, members[:1], n_classes=10, training=Training(1, 1.0, 0.5))
+    np.testing.assert_allclose(heads.weight.mean(axis=0), full.weight[0], atol=5e-4)
+    assert heads.weight.std(axis=0).max() > 0.002
+    with pytest.raises(AuditError, match="units are sampled; give a generator"):
+        train_heads(few, members[:1], n_classes=10, training=training)

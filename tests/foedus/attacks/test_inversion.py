@@ -79,7 +79,7 @@ def test_of_unrelated_records_8_are_found_and_64_are_not(gaussian: Callable[...,
 
 
 def test_a_batch_larger_than_the_data_is_refused(digits: Examples, gaussian: Callable[..., Release]) -> None:
-    with pytest.raises(AuditError, match="300 records; a batch takes 301"):
+    with pytest.raises(AuditError, match="300 units; a batch takes 301"):
         invert_updates(
             digits,
             301,

@@ -30,7 +30,7 @@ def test_heads_without_protection_give_members_away(
     digits: Examples, gaussian: Callable[..., Release]
 ) -> None:
     found = attack(digits, None, gaussian)
-    assert (found.n_records, found.n_heads) == (300, 128)
+    assert (found.n_units, found.n_heads) == (300, 128)
     assert 0.74 < found.auc.low < found.auc.value < found.auc.high < 0.83
     assert 0.10 < found.tpr_at_1_percent.low < found.tpr_at_1_percent.value < 0.20
     assert 0.04 < found.tpr_at_01_percent.value < 0.12
@@ -103,3 +103,24 @@ def test_too_few_heads_are_refused(digits: Examples) -> None:
         infer_membership(
             digits, n_classes=10, training=Training(1, 1.0), rng=np.random.default_rng(0), n_heads=7
         )
+
+
+def test_a_unit_of_many_records_is_found_more_often_than_a_record(digits: Examples) -> None:
+    """With noise that hides one record but not five."""
+    rng = np.random.default_rng(4)
+    units = rng.permutation(np.repeat(np.arange(60), 5)).astype(np.str_)
+    by_unit = Examples(digits.features, digits.labels, {}, units)
+    training = Training(ROUNDS, 10.0)
+    settings = {"n_classes": 10, "training": training, "n_heads": 64}
+    alone = infer_membership(digits, rng=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
+    together = infer_membership(by_unit, rng=np.random.default_rng(0), **settings)  # type: ignore[arg-type]
+    assert (alone.n_units, together.n_units) == (300, 60)
+    assert together.auc.value > alone.auc.value + 0.05
+
+
+def test_noise_for_units_hides_units(digits: Examples, gaussian: Callable[..., Release]) -> None:
+    units = np.repeat(np.arange(60), 5).astype(np.str_)
+    by_unit = Examples(digits.features, digits.labels, {}, units)
+    found = attack(by_unit, 1.0, gaussian)
+    assert found.n_units == 60
+    assert found.auc.value < 0.58

@@ -53,6 +53,17 @@ def test_backbones_are_listed(tmp_path: Path) -> None:
         assert f"│ {entry['name']} " in shown
 
 
+def test_tune_says_how_it_is_used_and_refuses_what_cannot_be_searched(tmp_path: Path) -> None:
+    assert "Example: foedus tune study.toml" in foedus("tune", "--help", cwd=tmp_path).stdout
+    text = '[study]\nname = "x"\nclasses = ["a", "b"]\n[search.space]\n"door.epsilon" = [1.0, 2.0]\n'
+    (tmp_path / "study.toml").write_text(text)
+    done = foedus("tune", "study.toml", "--sites", ".", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "door.epsilon cannot be searched; what can is federation.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_heart_from_demo_to_audit(tmp_path: Path) -> None:
     done = foedus("demo", "heart", "--seeds", "1", "--json", cwd=tmp_path)
@@ -87,7 +98,8 @@ def test_few_shot_commands_run_as_the_readme_writes_them(tmp_path: Path) -> None
 def test_every_command_the_readme_names_exists(tmp_path: Path) -> None:
     named = set(
         re.findall(
-            r"`foedus ([a-z]+(?: (?:check|list|run|show|evaluate|fit))?)", (ROOT / "README.md").read_text()
+            r"`foedus ([a-z]+(?: (?:check|list|run|show|evaluate|fit|verify|compare|init|sign))?)",
+            (ROOT / "README.md").read_text(),
         )
     )
     assert named

@@ -1,0 +1,183 @@
+"""Sites that differ: which method helps, measured with whole studies on real data.
+
+    python benchmarks/heterogeneity.py heart [--seeds 10]           four hospitals of the heart demo
+    python benchmarks/heterogeneity.py flamby [--seeds 5]           FLamby's 740 patients, training and test
+    python benchmarks/heterogeneity.py skew [--seeds 5] [--fashion FOLDER]
+                                                                     pictures, ten sites, Dirichlet(0.1)
+    python benchmarks/heterogeneity.py show                          the tables of the last results
+
+Learning rates and a strategy's own settings come from a small grid, by federated validation loss, in
+each seed anew; so do the round, and Ditto's pull by the sites' own validation. Test figures choose
+nothing. `heart` draws other test patients with each seed; `flamby` keeps its test patients, and a seed
+draws validation patients and the order of steps; `skew` draws the division and the test pictures.
+`--fashion` names the folder with Fashion-MNIST's .gz files (Debian: dataset-fashion-mnist).
+Run it with OMP_NUM_THREADS=1 and GOMP_SPINCOUNT=0. Results go to benchmarks/results/heart.json and label-skew.json.
+"""
+
+import argparse
+import logging
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import heterogeneity_sites as places
+import heterogeneity_skew as skew
+import heterogeneity_tables as tables
+import numpy as np
+import sklearn
+from heterogeneity_studies import chosen, differences, grid, whole
+
+from clients.report import score
+from clients.rounds import own_model
+from clients.workplace import open_workplace
+from foedus import __version__, demos
+from foedus.cli.demo import summarise
+from foedus.rewriting import with_values, without_section
+from foedus.site import find_sites
+from server.app import Outcome
+
+LRS, PULLS, ROUNDS = (0.02, 0.05, 0.2), (0.01, 0.1, 1.0), 20
+
+
+def own_validation_loss(outcome: Outcome, sites: Path, run: str) -> float:
+    """Mean loss of each site's own Ditto model on its own validation examples."""
+    losses, count = 0.0, 0
+    for folder in find_sites(sites):
+        site = open_workplace(folder, outcome.federation.study.to_json())
+        own, examples = (
+            own_model(site, run),
+            site.examples("validation", standardiser=outcome.federation.standardiser),
+        )
+        if own is not None and len(examples):
+            losses += len(examples) * float(score(own.head, examples)["log_loss"] or 0.0)
+            count += len(examples)
+    return losses / count
+
+
+def with_ditto(study: str, sites: Path) -> tuple[float, dict[str, Any]]:
+    """Ditto's pull and the results with it, chosen by the sites' own validation."""
+    found = []
+    for pull in PULLS:
+        text = with_values(study, {"backbone.personal": "ditto", "federation.ditto_lambda": pull})
+        outcome = whole(text, sites)
+        found.append((own_validation_loss(outcome, sites, outcome.federation.run_id), pull, outcome.results))
+    _, pull, results = min(found, key=lambda one: one[0])
+    return pull, results
+
+
+METHODS = {
+    "FedAvg from zero": ("fedavg", "zero"),
+    "FedAvg": ("fedavg", "ridge"),
+    "FedProx": ("fedprox", "ridge"),
+    "FedAdam": ("fedadam", "ridge"),
+    "FedYogi": ("fedyogi", "ridge"),
+    "SCAFFOLD": ("scaffold", "ridge"),
+}
+"""Name to strategy and start."""
+
+
+def hospitals(study: str, sites: Path) -> dict[str, Any]:
+    """Every method on one split: its settings, its results with a personal head, and with Ditto."""
+    found: dict[str, Any] = {}
+    for name, (strategy, start) in METHODS.items():
+        study = with_values(study, {"backbone.personal": "head", "federation.rounds": ROUNDS})
+        settings = chosen(study, sites, grid(strategy, start, lrs=LRS))
+        text = with_values(study, settings)
+        results = whole(text, sites, reference=name == "FedAvg").results
+        found[name] = {"settings": settings, "head": results}
+        if strategy != "scaffold":
+            pull, ditto = with_ditto(text, sites)
+            found[name] |= {"ditto": ditto, "ditto_lambda": pull}
+    open_workplace.cache_clear()
+    return found
+
+
+def heart_repeats(which: str, seeds: int) -> Iterator[dict[str, Any]]:
+    """One dictionary of methods a seed."""
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as scratch:
+            prepared = demos.prepare("heart", Path(scratch), seed=seed)
+            study = without_section(prepared.study_path.read_text(encoding="utf-8"), "fairness")
+            sites = prepared.sites_path
+            if which == "flamby":
+                sites = places.write_flamby(Path(scratch) / "flamby", seed=seed)
+                study = places.flamby_study(study)
+            yield hospitals(study, sites)
+
+
+def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of every method; settings chosen; differences to local, paired by seed."""
+    methods = {}
+    for name in METHODS:
+        head = summarise([{"results": r[name]["head"], "audit": None} for r in repeats])
+        methods[name] = {
+            "settings": [r[name]["settings"] for r in repeats],
+            "best_rounds": [r[name]["head"]["best_round"] for r in repeats],
+            "models": head["models"],
+            "sites": head["sites"],
+            "head_minus_local": differences([r[name]["head"] for r in repeats]),
+        }
+        if "ditto" in repeats[0][name]:
+            ditto = summarise([{"results": r[name]["ditto"], "audit": None} for r in repeats])
+            methods[name] |= {
+                "ditto": ditto["models"]["personal"],
+                "ditto_sites": {site: row["personal"] for site, row in ditto["sites"].items()},
+                "ditto_lambda": [r[name]["ditto_lambda"] for r in repeats],
+                "ditto_minus_local": differences([r[name]["ditto"] for r in repeats]),
+            }
+    return methods
+
+
+def main() -> None:
+    """Measure, write the results, and print their tables."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["heart", "flamby", "skew", "show"])
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--fashion", type=Path)
+    asked = parser.parse_args()
+    begun = time.process_time()
+    if asked.what in ("heart", "flamby"):
+        seeds = asked.seeds or {"heart": 10, "flamby": 5}[asked.what]
+        methods = summary(_counted(heart_repeats(asked.what, seeds)))
+        tables.keep("heart", asked.what, {"methods": methods}, _machine(seeds, begun))
+    if asked.what == "skew":
+        seeds = asked.seeds or 5
+        sets = {"digits": places.digits()} | (
+            {"fashion": places.fashion(asked.fashion)} if asked.fashion else {}
+        )
+        for name, images in sets.items():
+            begun = time.process_time()
+            found = skew.summary(_counted(skew.skewed(images, seed=seed) for seed in range(seeds)))
+            tables.keep("label-skew", name, found, _machine(seeds, begun))
+    tables.show()
+
+
+def _counted(repeats: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for number, repeat in enumerate(repeats):
+        print(f"seed {number} done", flush=True)
+        found.append(repeat)
+    return found
+
+
+def _machine(seeds: int, begun: float) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "foedus": __version__,
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        "seeds": list(range(seeds)),
+        "cpu_s": round(time.process_time() - begun),
+    }
+
+
+if __name__ == "__main__":
+    main()

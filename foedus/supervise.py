@@ -1,0 +1,133 @@
+"""Keep processes running: start them, restart the one that ends, stop all together."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 60.0
+"""A process that ran this long failed anew; one that ends sooner waits longer before its next start."""
+LONGEST_WAIT_S = 20.0
+GRACE_S = 10.0
+"""After asking a process to stop, before it is killed."""
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "0",
+}
+
+
+class Supervisor:
+    """Some processes that belong together.
+
+    Args:
+        commands: Name to command line.
+        logs: Folder that gets a log file for each.
+        home: FLWR_HOME of all of them: each party's own, so that two on one machine never meet.
+        environment: Beside this process's own.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        logs: Path,
+        home: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.commands = commands
+        self.logs = logs
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        self.environment = {
+            **os.environ,
+            **QUIET,
+            "PATH": path,
+            "FLWR_HOME": str(home),
+            **(environment or {}),
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, float] = {}
+        self._next: dict[str, float] = {}
+        self._wait: dict[str, float] = {}
+        self._stop = threading.Event()
+
+    def run(self, *, every_s: float = 0.5, meanwhile: Callable[[], None] | None = None) -> None:
+        """Until SIGTERM, SIGINT or `stop`; `meanwhile` is called between looks at the processes."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self._stop.set())
+        try:
+            while not self._stop.is_set():
+                for name in self.commands:
+                    self._look_after(name)
+                if meanwhile is not None:
+                    meanwhile()
+                self._stop.wait(every_s)
+        finally:
+            self._end_all()
+
+    def stop(self) -> None:
+        """Have `run` end."""
+        self._stop.set()
+
+    def pids(self) -> dict[str, int]:
+        """Name to process id of those that run."""
+        return {name: found.pid for name, found in self._processes.items() if found.poll() is None}
+
+    def _look_after(self, name: str) -> None:
+        process = self._processes.get(name)
+        if process is not None and process.poll() is None:
+            return
+        now = time.monotonic()
+        if process is not None and name not in self._next:
+            ran = now - self._started[name]
+            wait = 0.5 if ran > PATIENCE_S else min(2 * self._wait.get(name, 0.25), LONGEST_WAIT_S)
+            self._wait[name], self._next[name] = wait, now + wait
+            log.warning(
+                "%s ended with status %s; starting it again in %.0f s", name, process.returncode, wait
+            )
+        if process is None or now >= self._next[name]:
+            self._next.pop(name, None)
+            self._start(name, now)
+
+    def _start(self, name: str, now: float) -> None:
+        with (self.logs / f"{name}.log").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                list(self.commands[name]),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
+        self._started[name] = now
+
+    def _end_all(self) -> None:
+        running = [found for found in self._processes.values() if found.poll() is None]
+        for found in reversed(running):
+            _signal_group(found, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for found in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                found.wait(max(0.1, deadline - time.monotonic()))
+            _signal_group(found, signal.SIGKILL)
+            found.wait()
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """To the process and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,157 @@
+"""Runs on a coordinator's server: submitted, followed, submitted again when their process was killed."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from foedus import __version__
+from foedus.backbones import describe
+from foedus.errors import ConfigError, RunError
+from foedus.runs import RunFolder, list_runs
+from foedus.study import load_study
+from server.control import Control
+from server.home import Home
+
+ENGINE = "superlink"
+ATTEMPTS = 5
+"""Times a run is submitted again after its process was killed, before it counts as failed."""
+LOOK_S = 1.0
+DONE = ("finished", "failed", "stopped")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What can be seen of a run at one moment.
+
+    Attributes:
+        status: As in run.json.
+        problem: Why it failed.
+        lines: One dictionary a finished round.
+    """
+
+    status: str
+    problem: str | None
+    lines: list[dict[str, Any]]
+
+
+def submit(
+    home: Home, study_file: Path, *, policy: str | None, policy_signature: str | None = None
+) -> RunFolder:
+    """Start a study on the coordinator's server.
+
+    Raises:
+        ConfigError: If the study is not valid, or fewer sites are signed in than it needs.
+        RunError: If the server does not answer.
+    """
+    study = load_study(study_file)
+    describe(study.backbone, study.table)
+    control = Control(home)
+    online = sum(status == "online" for _, status in control.nodes().values())
+    if online < study.federation.min_sites:
+        needed = study.federation.min_sites
+        problem = f"{online} sites are signed in, federation.min_sites is {needed}; start more sites"
+        raise ConfigError(str(study_file), [problem])
+    run = RunFolder.create(
+        home.runs.resolve(),
+        study_file,
+        policy=policy,
+        policy_signature=policy_signature,
+        engine=ENGINE,
+        sites="",
+    )
+    _start(control, run, attempts=0)
+    return run
+
+
+def resume(home: Home, run: RunFolder) -> None:
+    """Go on with a run whose process ended, from its last round.
+
+    Raises:
+        RunError: If it is finished or still running.
+    """
+    state, control = run.state(), Control(home)
+    if state["status"] == "finished":
+        raise RunError(f"run '{run.run_id}' is finished; there is nothing to resume.")
+    if not _ended(control, state):
+        raise RunError(f"run '{run.run_id}' is still running; see it with foedus watch.")
+    _start(control, run, attempts=0)
+
+
+def stop(home: Home, run: RunFolder) -> None:
+    """End a run; it can be resumed.
+
+    Raises:
+        RunError: If it is not running.
+    """
+    state, control = run.state(), Control(home)
+    if state["status"] in DONE or _ended(control, state):
+        raise RunError(f"run '{run.run_id}' is not running.")
+    run.set_state("stopped", problem="stopped by the coordinator; foedus resume goes on from its last round")
+    control.stop(int(state["number"]))
+
+
+def look_after(home: Home) -> None:
+    """Submit every run again whose process was killed; after several times it has failed.
+
+    Raises:
+        RunError: If the server does not answer.
+    """
+    running = [run for run in list_runs(home.runs) if _is_ours(run)]
+    if not running:
+        return
+    control = Control(home)
+    for run in running:
+        state = run.state()
+        if not _ended(control, state):
+            continue
+        state = run.state()  # it may have written its end in between
+        if state["status"] != "running":
+            continue
+        if state.get("attempts", 0) >= ATTEMPTS:
+            problem = f"its process was killed {ATTEMPTS} times; foedus resume tries again"
+            run.set_state("failed", problem=problem)
+            continue
+        _start(control, run, attempts=state.get("attempts", 0) + 1)
+        run.log("submitted again", attempt=run.state()["attempts"])
+
+
+def watch(run: RunFolder) -> Iterator[Sight]:
+    """The run as it goes, whenever something changed, until it has ended."""
+    before: Sight | None = None
+    while True:
+        state = run.state()
+        sight = Sight(str(state["status"]), state.get("problem"), run.rounds())
+        if sight != before:
+            yield sight
+            before = sight
+        if sight.status in DONE:
+            return
+        time.sleep(LOOK_S)
+
+
+def verdict(sight: Sight) -> Literal[0, 1]:
+    """Exit code of a run that ended."""
+    return 0 if sight.status == "finished" else 1
+
+
+def _start(control: Control, run: RunFolder, *, attempts: int) -> None:
+    run.set_state("running", attempts=attempts, problem=None)
+    run.set_state("running", number=control.start(run.path, version=__version__))
+
+
+def _is_ours(run: RunFolder) -> bool:
+    state = run.state()
+    return state.get("engine") == ENGINE and state["status"] == "running" and "number" in state
+
+
+def _ended(control: Control, state: dict[str, Any]) -> bool:
+    """Whether Flower knows the run's process to be gone."""
+    try:
+        status, _ = control.runs().get(int(state.get("number", 0)), ("finished:unknown", ""))
+    except httpx.HTTPError:
+        return False
+    return status.startswith("finished")

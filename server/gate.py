@@ -1,0 +1,194 @@
+"""Flower's SuperLink behind two doors: `python -m server.gate HOME [--listen HOST]`.
+
+The public side shows sites nothing but the Fleet interface they need. The private side, on this
+machine only, answers Flower's Control interface to who holds a role's token; Flower 1.41 by itself
+lets anyone who reaches its port start runs. Every call that changes something goes to audit.jsonl.
+
+Names of Flower's own that are used here and are not public are listed in PRIVATE_NAMES; a test
+imports each, so that an upgrade that moves one is noticed before it hurts.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from flwr.common.event_log_plugin import EventLogWriterPlugin
+from flwr.supercore.event_log.typing import Actor, Event, LogEntry
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
+from flwr.superlink.main import create_app
+
+from foedus import pki
+from server.home import SECRET, TOKENS, Home, read_tokens
+from server.roles import holder, may
+
+PRIVATE_NAMES = (
+    "flwr.superlink.cli.flower_superlink:SuperLinkLifespan",
+    "flwr.superlink.cli.flower_superlink:_parse_superlink_lifespan_config",
+    "flwr.superlink.main:create_app",
+)
+FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
+NOTED = frozenset(
+    {
+        *("start-run", "stop-run", "pull-artifacts", "register-node", "unregister-node"),
+        *("activate-node", "deactivate-node", "create-node", "delete-node"),
+    }
+)
+"""Calls that change who takes part or what runs; of the others only failures are logged."""
+WHO = "foedus-who"
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+
+class AuditLog(EventLogWriterPlugin):
+    """One line of audit.jsonl for every call that changes something or fails."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._lock = threading.Lock()
+
+    def compose_log_before_event(
+        self, request: Any, context: Any, account_info: Any, method_name: str
+    ) -> LogEntry:
+        """What is asked, and by whom."""
+        return _entry(request, context, method_name, "started")
+
+    def compose_log_after_event(
+        self, request: Any, context: Any, account_info: Any, method_name: str, response: Any
+    ) -> LogEntry:
+        """What came of it."""
+        failed = isinstance(response, BaseException)
+        return _entry(
+            request, context, method_name, f"failed: {type(response).__name__}" if failed else "completed"
+        )
+
+    def write_log(self, log_entry: LogEntry) -> None:
+        """Append the line, unless it is routine."""
+        noted = log_entry.event.action.rpartition("/")[2] in NOTED
+        if log_entry.status == "started" or (log_entry.status == "completed" and not noted):
+            return
+        with self._lock:
+            self._file.write(json.dumps(dataclasses.asdict(log_entry)) + "\n")
+
+
+def _entry(request: Any, context: Any, action: str, status: str) -> LogEntry:
+    who = getattr(context, "scope", {}).get("state", {}).get(WHO, {})
+    node = getattr(getattr(request, "node", None), "node_id", None)
+    address = context.client.host if getattr(context, "client", None) else ""
+    fab = getattr(getattr(request, "fab", None), "hash_str", None)
+    return LogEntry(
+        datetime.now(UTC).isoformat(timespec="milliseconds"),
+        Actor(str(node) if node else who.get("name"), who.get("role"), address),
+        Event(action, getattr(request, "run_id", None) or None, fab or None),
+        status,
+    )
+
+
+def public_side(app: App) -> App:
+    """Only what a site needs; everything else does not exist here."""
+
+    async def answer(scope: Scope, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and not (path.startswith(FLEET) or path == HEALTH):
+            await _refuse(send, 404, "not found")
+            return
+        await app(scope, receive, send)
+
+    return answer
+
+
+def private_side(app: App, tokens: Path) -> App:
+    """Control to who has a token for the call; the executor's Runtime interface has Flower's own secret."""
+
+    async def answer(scope: Scope, receive: Any, send: Any) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith(CONTROL):
+            header = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+            who = holder(read_tokens(tokens), header)
+            if who is None:
+                await _refuse(send, 403, "no valid token")
+                return
+            call = path.removeprefix(CONTROL)
+            if not may(who["role"], call):
+                await _refuse(send, 403, f"the role '{who['role']}' may not call {call}")
+                return
+            scope.setdefault("state", {})[WHO] = dict(who)
+        elif scope["type"] == "http" and path in ("/docs", "/openapi.json", "/redoc"):
+            await _refuse(send, 404, "not found")
+            return
+        await app(scope, receive, send)
+
+    return answer
+
+
+async def _refuse(send: Any, status: int, reason: str) -> None:
+    body = json.dumps({"detail": reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def flags(home: Home) -> list[str]:
+    """What Flower's own command line would be given."""
+    home.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    certificates = {
+        "--ssl-certfile": pki.SERVER_CERTIFICATE,
+        "--ssl-keyfile": pki.SERVER_KEY,
+        "--ssl-ca-certfile": pki.CA_CERTIFICATE,
+    }
+    return [
+        *("--host", "127.0.0.1", "--port", str(home.settings["control_port"])),
+        *(word for flag, name in certificates.items() for word in (flag, str(home.pki / name))),
+        *("--enable-supernode-auth", "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(home.folder / SECRET)),
+        *("--database", str(home.database), "--disable-runtime-dependency-installation"),
+    ]
+
+
+def main() -> None:
+    """Serve both sides until one of them stops."""
+    parser = argparse.ArgumentParser(description="Flower's SuperLink behind two doors.")
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--listen", default="0.0.0.0", help="address of the public side")  # noqa: S104
+    given = parser.parse_args()
+    home = Home.open(given.home)
+    sys.argv = ["flower-superlink", *flags(home)]
+    config = _parse_superlink_lifespan_config()
+    log = AuditLog(home.folder / "audit.jsonl")
+    config = dataclasses.replace(
+        config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True
+    )
+    app: Any = create_app(config, SuperLinkLifespan)
+    tls: dict[str, Any] = {"ssl_keyfile": config.ssl_keyfile, "ssl_certfile": config.ssl_certfile}
+    common = {**tls, "workers": 1, "log_level": "warning"}
+    private = uvicorn.Config(
+        private_side(app, home.folder / TOKENS),
+        host="127.0.0.1",
+        port=home.settings["control_port"],
+        **common,
+    )
+    public = uvicorn.Config(
+        public_side(app), host=given.listen, port=home.settings["port"], lifespan="off", **common
+    )
+    asyncio.run(_serve([uvicorn.Server(private), uvicorn.Server(public)]))
+
+
+async def _serve(servers: list[uvicorn.Server]) -> None:
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*tasks)
+
+
+if __name__ == "__main__":
+    main()

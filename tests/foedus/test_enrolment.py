@@ -1,0 +1,112 @@
+"""Joining a federation: every document that was altered, mixed up or taken from another is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from clients.membership import Membership
+from foedus import pki
+from foedus.enrolment import Kit, Request
+from foedus.errors import ConfigError, DoorError, RunError, SecureSumError
+from server.home import Home
+from server.roles import MAY, holder, may
+
+SITE = '[site]\nname = "{name}"\n[data]\nkind = "table"\npath = "data.csv"\nlabel = "y"\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home.create(tmp_path / "home", name="care", host="localhost", port=9443, control_port=9444)
+
+
+def site(folder: Path, name: str) -> Membership:
+    path = folder / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "site.toml").write_text(SITE.format(name=name))
+    return Membership(path)
+
+
+def test_a_site_joins_with_the_kit_that_answers_its_request(home: Home, tmp_path: Path) -> None:
+    sites = [site(tmp_path, name) for name in ("a", "b", "c")]
+    for one in sites:
+        home.approve(Request.decode(one.request().encode()))
+    kits = [Kit.decode(home.kit_file(name).read_text()) for name in ("a", "b", "c")]
+    assert len({kit.fingerprint() for kit in kits}) == 1
+    for one, kit in zip(sites, kits, strict=True):
+        one.join(kit, fingerprint=kit.fingerprint().upper())
+    assert sites[0].kit().roster is not None
+    assert (sites[0].node / pki.NODE_KEY).stat().st_mode & 0o077 == 0
+
+
+def test_a_kit_of_another_site_a_wrong_fingerprint_or_an_altered_kit_is_refused(
+    home: Home, tmp_path: Path
+) -> None:
+    a, b = site(tmp_path, "a"), site(tmp_path, "b")
+    home.approve(a.request())
+    home.approve(b.request())
+    kit = home.kit("a")
+    with pytest.raises(DoorError, match="answers another request"):
+        b.join(kit, fingerprint=kit.fingerprint())
+    with pytest.raises(DoorError, match="not the one the coordinator read out"):
+        a.join(kit, fingerprint="0000-0000")
+    moved = kit.model_copy(update={"address": "elsewhere:1"})
+    with pytest.raises(SecureSumError, match="it was altered"):
+        a.join(moved, fingerprint=moved.fingerprint())
+    with pytest.raises(ConfigError, match="has not joined"):
+        a.kit()
+
+
+def test_a_request_without_its_key_or_under_anothers_name_is_refused(home: Home, tmp_path: Path) -> None:
+    a, b = site(tmp_path, "a"), site(tmp_path, "b")
+    request = a.request()
+    with pytest.raises(SecureSumError, match="not that of site 'a'"):
+        home.approve(request.model_copy(update={"identity": b.request().identity}))
+    home.approve(request)
+    imposter = site(tmp_path / "elsewhere", "a").request()
+    with pytest.raises(DoorError, match=r"another site 'a' is approved .* --replace"):
+        home.approve(imposter)
+    home.approve(imposter, replace=True)
+    assert home.approved()["a"].fingerprint() == imposter.fingerprint()
+    copied = b.request().model_copy(update={"identity": imposter.identity})
+    with pytest.raises(SecureSumError):
+        home.approve(copied)
+
+
+def test_a_revoked_site_leaves_the_roster_and_loses_its_kit(home: Home, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        home.approve(site(tmp_path, name).request())
+    roster = home.roster()
+    assert roster is not None
+    assert set(roster.sites) == {"a", "b", "c", "d"}
+    home.revoke("d")
+    roster = home.roster()
+    assert roster is not None
+    assert set(roster.sites) == {"a", "b", "c"}
+    assert not home.kit_file("d").exists()
+    with pytest.raises(ConfigError, match="site 'd' is not approved; approved: a, b, c"):
+        home.revoke("d")
+
+
+def test_a_coordinator_is_made_once_and_its_secrets_are_its_own(home: Home) -> None:
+    with pytest.raises(RunError, match="is a coordinator already"):
+        Home.create(home.folder, name="x", host="h", port=1, control_port=2)
+    secrets = [home.pki / pki.CA_KEY, home.pki / pki.SERVER_KEY, home.folder / "identity.key"]
+    secrets += list((home.folder / "tokens").iterdir())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in secrets)
+    assert pki.days_left(home.pki / pki.SERVER_CERTIFICATE) > 390
+    with pytest.raises(ConfigError, match="is no coordinator's folder"):
+        Home.open(home.folder / "pki")
+
+
+def test_roles_may_do_more_from_one_to_the_next_and_tokens_are_told_apart(home: Home) -> None:
+    assert MAY["auditor"] < MAY["coordinator"] < MAY["admin"]
+    assert may("admin", "register-node")
+    assert not may("coordinator", "register-node")
+    assert not may("auditor", "start-run")
+    assert not may("nobody", "list-runs")
+    from server.home import TOKENS, read_tokens
+
+    tokens = read_tokens(home.folder / TOKENS)
+    assert holder(tokens, f"Bearer {home.token('auditor')}") == {"name": "auditor", "role": "auditor"}
+    assert holder(tokens, "Bearer guessed") is None
+    assert home.token("admin") not in (home.folder / TOKENS).read_text()

@@ -122,7 +122,7 @@ def test_from_wire_returns_the_same_statistic() -> None:
 
 def test_from_wire_refuses_what_is_unexpected() -> None:
     settings = dict(EpisodeSums("ridge").settings())
-    with pytest.raises(ConfigError, match="method: input should be 'prototypical' or 'ridge'"):
+    with pytest.raises(ConfigError, match="method: input should be 'prototypical', 'ridge' or 'maml'"):
         EpisodeSums.from_wire(settings | {"method": "pickle"}, {})
     with pytest.raises(ConfigError, match="weight is not a known array"):
         EpisodeSums.from_wire(settings, {"weight": np.zeros(2)})

@@ -37,8 +37,8 @@ def test_all_problems_are_reported_together_with_the_nearest_key() -> None:
     ("more", "problem"),
     [
         (
-            "[federation]\nrounds = 0",
-            r"federation.rounds: input should be greater than or equal to 1 \(found 0\)",
+            "[federation]\nrounds = -1",
+            r"federation.rounds: input should be greater than or equal to 0 \(found -1\)",
         ),
         ("[federation]\nstrategy = 'fedavgg'", "federation.strategy: input should be 'fedavg'"),
         ("[fewshot]\nn_way = 2\nmethods = ['ridge', 'ridge']", "fewshot.methods: repeated: ridge; name each"),

@@ -21,11 +21,11 @@ def foedus(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_bad_study_is_exit_code_2_and_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(
-        '[study]\nname = "x"\nclasses = ["a", "b"]\n[federation]\nrounds = 0\n'
+        '[study]\nname = "x"\nclasses = ["a", "b"]\n[federation]\nrounds = -1\n'
     )
     done = foedus("simulate", "study.toml", "--sites", ".", cwd=tmp_path)
     assert done.returncode == 2
-    assert "federation.rounds: input should be greater than or equal to 1 (found 0)" in done.stderr
+    assert "federation.rounds: input should be greater than or equal to 0 (found -1)" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 

@@ -56,7 +56,7 @@ def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
         ),
         ("evaluate", "--classes yes,,no", 2, "classes: a name is blank; write it or remove it"),
         ("evaluate", "--classes yes", 2, "classes: list should have at least 2 items"),
-        ("evaluate", "--method mamml", 2, "'maml' is not one of 'prototypical', 'ridge'"),
+        ("evaluate", "--method mamml", 2, "'mamml' is not one of 'prototypical', 'ridge'"),
         (
             "evaluate",
             "--site sites/south",

@@ -122,7 +122,8 @@ def test_heads_import_neither_torch_nor_learn2learn_and_learners_import_no_learn
     code = (
         "import sys, fewshot.heads, fewshot.methods; assert not {'torch', 'learn2learn'} & set(sys.modules)"
     )
-    rest = "import fewshot.maml.train, fewshot.maml.modules, fewshot.maml.closed; assert 'learn2learn' not in sys.modules"
+    rest = "import fewshot.maml.train, fewshot.maml.modules, fewshot.maml.closed"
+    rest += "; assert 'learn2learn' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{code}; {rest}"], check=True)
 
 
@@ -134,7 +135,7 @@ def test_learn2learn_is_missing_kindly_and_imported_silently(
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "learn2learn", None)
         with pytest.raises(
-            FewShotError, match="learn2learn, which cannot be imported.*uv sync --extra learn2learn"
+            FewShotError, match=r"learn2learn, which cannot be imported.*uv sync --extra learn2learn"
         ):
             ModuleLearner(torch.nn.Linear(2, 2), Inner())
     pytest.importorskip("learn2learn")

@@ -95,17 +95,16 @@ def hospitals(study: str, sites: Path) -> dict[str, Any]:
     return found
 
 
-def heart_repeats(which: str, seeds: int) -> Iterator[dict[str, Any]]:
-    """One dictionary of methods a seed."""
-    for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as scratch:
-            prepared = demos.prepare("heart", Path(scratch), seed=seed)
-            study = without_section(prepared.study_path.read_text(encoding="utf-8"), "fairness")
-            sites = prepared.sites_path
-            if which == "flamby":
-                sites = places.write_flamby(Path(scratch) / "flamby", seed=seed)
-                study = places.flamby_study(study)
-            yield hospitals(study, sites)
+def heart_repeat(which: str, seed: int) -> dict[str, Any]:
+    """Every method on the hospitals' own split ("heart") or on FLamby's ("flamby")."""
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = demos.prepare("heart", Path(scratch), seed=seed)
+        study = without_section(prepared.study_path.read_text(encoding="utf-8"), "fairness")
+        sites = prepared.sites_path
+        if which == "flamby":
+            sites = places.write_flamby(Path(scratch) / "flamby", seed=seed)
+            study = places.flamby_study(study)
+        return hospitals(study, sites)
 
 
 def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,6 +117,7 @@ def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
             "best_rounds": [r[name]["head"]["best_round"] for r in repeats],
             "models": head["models"],
             "sites": head["sites"],
+            "by_seed": _by_seed([r[name]["head"] for r in repeats]),
             "head_minus_local": differences([r[name]["head"] for r in repeats]),
         }
         if "ditto" in repeats[0][name]:
@@ -129,6 +129,12 @@ def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
                 "ditto_minus_local": differences([r[name]["ditto"] for r in repeats]),
             }
     return methods
+
+
+def _by_seed(results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Accuracy on all test examples in each seed."""
+    kinds = [kind for kind in ("local", "pooled", "federated", "personal") if results[0]["models"].get(kind)]
+    return {kind: [round(float(r["models"][kind]["accuracy"]), 4) for r in results] for kind in kinds}
 
 
 def main() -> None:
@@ -144,7 +150,7 @@ def main() -> None:
     begun = time.process_time()
     if asked.what in ("heart", "flamby"):
         seeds = asked.seeds or {"heart": 10, "flamby": 5}[asked.what]
-        methods = summary(_counted(heart_repeats(asked.what, seeds)))
+        methods = summary(_counted(heart_repeat(asked.what, seed) for seed in range(seeds)))
         tables.keep("heart", asked.what, {"methods": methods}, _machine(seeds, begun))
     if asked.what == "skew":
         seeds = asked.seeds or 5

@@ -84,6 +84,8 @@ def privacy_failures(results: Mapping[str, Any]) -> list[str]:
     found = []
     if attack and not attack["within_claim"]:
         found.append(f"an attack shows epsilon {attack['lower_bound']:.2f}; {attack['claim']:.2f} is claimed")
+    if attack and attack.get("clipping_held") is False:
+        found.append("one unit changed a contribution by more than the clip, so the noise does not hide it")
     if at_site and at_site.get("verdict") == "fail":
         found.append(f"the attack at site {at_site['site']} shows more than the study claims")
     return found

@@ -69,6 +69,7 @@ def render_report(
         on: The audit's day, which says which clauses apply; no clause index without it.
     """
     page = _environment().get_template("report.html")
+    shown = sections.context(audit, results, study, mitigation=mitigation, on=on)
     return page.render(
         results={**EMPTY, **{key: value for key, value in results.items() if value is not None}},
         rounds=rounds,
@@ -85,9 +86,35 @@ def render_report(
         ways=_fewshot_curve(fewshot, "ways", "n_way", "classes to tell apart") if fewshot else "",
         metric_names=METRIC_NAMES,
         commitments=commitments,
-        **sections.context(audit, results, study, mitigation=mitigation, on=on),
+        contents=_contents(audit, results, rounds, fewshot, shown),
+        **shown,
         **models.context(results),
     )
+
+
+def _contents(
+    audit: Mapping[str, Any] | None,
+    results: Mapping[str, Any],
+    rounds: Sequence[Mapping[str, Any]],
+    fewshot: Mapping[str, Any] | None,
+    shown: Mapping[str, Any],
+) -> list[tuple[str, str]]:
+    """Anchor and name of every section that is there."""
+    sections_of = {
+        ("gates", "Gates"): audit,
+        ("groups", "Groups"): audit,
+        ("intersections", "Intersections"): audit and audit["intersections"],
+        ("start", "Before and after training"): shown["start"],
+        ("models", "Models"): True,
+        ("rounds", "Rounds"): rounds,
+        ("privacy", "Privacy"): results.get("privacy"),
+        ("fewshot", "Few-shot adaptation"): fewshot,
+        ("mitigation", "Mitigation"): shown["mitigation"],
+        ("limits", "Limits and notes"): audit or results.get("notes"),
+        ("clauses", "Clause index"): shown["clauses"],
+        ("hashes", "Digests and signatures"): audit,
+    }
+    return [each for each, there in sections_of.items() if there]
 
 
 def _environment() -> Environment:

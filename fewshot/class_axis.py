@@ -16,9 +16,9 @@ def places(labels: NDArray[np.generic], classes: NDArray[np.generic]) -> Integer
     order = np.argsort(classes, kind="stable")
     at = np.minimum(np.searchsorted(classes, labels, sorter=order), len(classes) - 1)
     found = order[at]
-    if (strange := labels[classes[found] != labels]).size:
+    if n_strange := int((classes[found] != labels).sum()):
         raise FewShotError(
-            f"label {strange[0]!r} is not one of the {len(classes)} classes given; name it among them"
+            f"{n_strange} of {len(labels)} labels are not among the {len(classes)} classes given; name them all"
         )
     return np.asarray(found, np.int64)
 

@@ -74,8 +74,8 @@ class Guarantees:
         if usable == 0:
             return "None of these: not available with one case of each class."
         return (
-            f"None of these: at best about {_percent(1 / (usable + 1))} of known cases are rejected; most unknown "
-            "classes that look alike are not. Treat it as a hint."
+            f"None of these: it cannot be promised that fewer than {_percent(1 / (usable + 1))} of known cases are "
+            "rejected, nor that a class nobody has shown is. Treat it as a hint."
         )
 
 

@@ -50,7 +50,7 @@ from foedus.runs import (
     STUDY_FILE,
     RunFolder,
 )
-from server.results import rendered
+from server.results import after_attack, rendered
 
 BACKBONE_FILE = "model/backbone.json"
 
@@ -223,7 +223,7 @@ def _check_audit(run: RunFolder) -> Iterator[str]:
     if report.policy_origin != policy_origin(run):
         yield "what it says of its policy's origin does not follow from the log and the signature"
     attack = files.read_json(run.path / RESULTS_FILE)["privacy"]["attack"]
-    failed = attack is not None and not attack["within_claim"]
+    failed = after_attack(report, attack) is not report
     yield from verdict_problems(report, policy, private_failure=failed)
 
 

@@ -20,12 +20,13 @@ from typing import Any
 from clients.app import app as client_app
 from clients.memory import FOLDER
 from clients.workplace import open_workplace
-from fairness.policy import load_policy
+from fairness.policy import policy_text
+from fairness.signing import signature_text
 from foedus import files
 from foedus.backbones import Standardiser, describe
 from foedus.errors import BackboneError, RoundError, RunError
 from foedus.evaluation import Evaluation
-from foedus.runs import POLICY_FILE, STUDY_FILE, RunFolder
+from foedus.runs import POLICY_FILE, POLICY_SIGNATURE_FILE, STUDY_FILE, RunFolder
 from foedus.search import Drawn, Metric, Rung, SearchSection, Values, kept
 from foedus.simulation import enrol
 from foedus.site import find_sites, load_site
@@ -151,7 +152,7 @@ def tune(study_file: Path, sites: Path, *, runs: Path, tell: Tell | None = None)
     study, text = load_study(study_file), study_file.read_text(encoding="utf-8")
     section = study.search or SearchSection()
     describe(study.backbone, study.table)
-    policy = _policy_text(study, study_file)
+    policy = _policy_files(study, study_file)
     drawn = drawn_trials(study, section)
     budget = budget_of(study, section) if study.door.private else None
     rewrite(text, study, drawn.trials[0], budget=budget)  # better now than after the search
@@ -168,7 +169,7 @@ def tune(study_file: Path, sites: Path, *, runs: Path, tell: Tell | None = None)
     written = {
         TRIALS_FILE: files.canonical_json(_summary(search, ranked, drawn, budget)),
         STUDY_FILE: rewrite(text, study, ranked[0].values, budget=budget),
-        **({} if policy is None else {POLICY_FILE: policy}),
+        **policy,
     }
     return _keep(runs, study, written)
 
@@ -302,12 +303,13 @@ def _make(runs: Path) -> None:
         raise RunError(f"{runs} cannot be made ({error.strerror}); choose another with --runs.") from error
 
 
-def _policy_text(study: Study, study_file: Path) -> str | None:
+def _policy_files(study: Study, study_file: Path) -> dict[str, str]:
+    """The policy and its signature as they are, under the names they get; nothing without a policy."""
     if study.fairness is None:
-        return None
+        return {}
     path = study_file.parent / study.fairness.policy
-    load_policy(path)
-    return path.read_text(encoding="utf-8")
+    text, signature = policy_text(path), signature_text(path)
+    return {POLICY_FILE: text, **({POLICY_SIGNATURE_FILE: signature} if signature else {})}
 
 
 def _forget(search: Search) -> None:

@@ -158,7 +158,9 @@ def _audit_totals(
     study = federation.study
     if not study.door.private:
         edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
-        request = audit_request(policy, head=head, positive=study.positive_index, edges=edges)
+        request = audit_request(
+            policy, head=head, positive=study.positive_index, edges=edges, classes=study.study.classes
+        )
         return federation.ask(request, split="test", listen=heard), []
     private = private_audit_request(policy, head=head, positive=study.positive_index)
     joint = federation.ask(private, split="test", listen=heard)

@@ -180,12 +180,13 @@ def _methods(asked: str) -> list["study.Method"]:
 def _comparison_table(found: dict[str, Any]) -> Table:
     title = f"{found['n_way']}-way {found['n_shot']}-shot at {found['site']}, {found['episodes']} episodes"
     table = Table(title=escape(title), title_justify="left")
-    for name in ("method", "accuracy", "95 % interval", "NLL", "ECE", "against the best", "settled"):
-        table.add_column(name, justify="left" if name == "method" else "right")
+    for name in ("method", "accuracy", "NLL", "ECE", "less the best", "settled"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     behind = {row["method"]: row for row in found["paired"]}
     for row in found["methods"]:
         less = behind.get(row["method"])
         apart = "best" if less is None else f"{less['accuracy']:+.3f} ± {less['ci95']:.3f}"
-        cells = number(row["accuracy"]), f"± {row['ci95']:.3f}", number(row["nll"]), number(row["ece"]), apart
+        accuracy = f"{number(row['accuracy'])} ± {row['ci95']:.3f}"
+        cells = accuracy, number(row["nll"]), number(row["ece"]), apart
         table.add_row(row["method"], *cells, "" if less is None else ("yes" if less["settled"] else "no"))
     return table

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from fewshot.adapt import AdaptedHead, adapt
 from fewshot.heads import PrototypeClassifier, RidgeHead
+from fewshot.open_set import NONE_OF_THESE
+from fewshot.support_set import LABELS
 from fewshot.whitening import Whitening
 from foedus.errors import FewShotError, RunError
 from foedus.examples import Examples
@@ -50,6 +53,64 @@ def test_unstandardised_head_reads_raw_features(whiten: bool) -> None:
     np.testing.assert_allclose(
         head.unstandardised(mean, scale).predict_proba(raw), head.predict_proba(support.features), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("method", ["prototypical", "ridge", "maml"])
+def test_saved_head_keeps_its_sets_and_what_it_rejects(tmp_path: Path, method: str) -> None:
+    support, query, base = make(), make(5).features, make(9, (0, 1, 2))
+    whitening = Whitening().fit(base.features, base.labels)
+    fitted = adapt(support, method, classes=NAMES, whitening=whitening)
+    fitted.unstandardised(np.zeros(8), np.ones(8)).save(tmp_path / "head")
+    head = AdaptedHead.load(tmp_path / "head")
+    estimator = RidgeHead().fit(whitening.transform(support.features), support.labels)
+    sets = estimator.predict_set(whitening.transform(query), alpha=0.2)
+    assert head.predict_set(query, 0.2) == [[NAMES[i + 1] for i in np.flatnonzero(row)] for row in sets]
+    strange = estimator.predict(whitening.transform(query), reject=True) == NONE_OF_THESE
+    assert [name == NONE_OF_THESE for name in head.predict(query, reject=True)] == strange.tolist()
+    assert head.guarantees == fitted.guarantees
+
+
+@pytest.mark.parametrize("method", ["prototypical", "ridge"])
+def test_leave_one_out_count_equals_refitting_without_each_case(method: str) -> None:
+    support = make(3)
+    head = adapt(support, method, classes=NAMES)
+    fixed = {}
+    if method == "ridge":
+        fixed["penalty"] = RidgeHead().fit(support.features, support.labels).penalty_
+    right = 0
+    for i in range(len(support)):
+        rest = support.take(np.delete(np.arange(len(support)), i))
+        if method == "ridge":
+            # The penalty is relative to the support's own size, which changes a little without one case.
+            whole, part = (((x - x.mean(0)) ** 2).sum() / len(x) for x in (support.features, rest.features))
+            oracle = RidgeHead(penalty=fixed["penalty"] * float(whole / part)).fit(rest.features, rest.labels)
+        else:
+            oracle = PrototypeClassifier().fit(rest.features, rest.labels)
+        right += int(oracle.predict(support.features[i : i + 1])[0] == support.labels[i])
+    assert head.guarantees.right == right
+
+
+def test_a_file_without_cases_still_predicts_and_says_what_it_cannot(tmp_path: Path) -> None:
+    """As the files of earlier versions."""
+    replace(adapt(make(), "ridge", classes=NAMES), support=None).save(tmp_path / "head")
+    head = AdaptedHead.load(tmp_path / "head")
+    assert len(head.predict(make().features)) == 15
+    for ask in (
+        lambda: head.predict(make().features, reject=True),
+        lambda: head.predict_set(make().features),
+    ):
+        with pytest.raises(FewShotError, match="saved without its cases; fit it again with them"):
+            ask()
+    arrays = adapt(make(), "ridge", classes=NAMES).arrays() | {LABELS: np.zeros(15, np.int64)}
+    with pytest.raises(FewShotError, match="the cases kept with the head do not fit it"):
+        AdaptedHead.from_arrays(arrays, head.about())
+
+
+def test_only_ridge_is_shrunk_towards_texts() -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 8))
+    assert adapt(make(), "ridge", classes=NAMES, towards=weight).guarantees.right is not None
+    with pytest.raises(FewShotError, match="method is 'prototypical', and only 'ridge' is shrunk"):
+        adapt(make(), "prototypical", classes=NAMES, towards=weight)
 
 
 def test_same_head_same_bytes_and_no_temporary_file(tmp_path: Path) -> None:

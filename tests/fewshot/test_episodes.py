@@ -54,3 +54,29 @@ def test_too_few_classes_says_what_to_do() -> None:
         EpisodeSampler(Y, 2, 2, 2, classes=[0, 1]).draw(1)
     with pytest.raises(FewShotError, match="n_shot is 0, expected at least 1"):
         EpisodeSampler(Y, 2, 0, 2).draw(1)
+
+
+def test_unequal_shots_fall_to_classes_at_random() -> None:
+    sampler = EpisodeSampler(Y, 3, (1, 2, 5), 4)
+    episodes = sampler.draw(200)
+    assert sampler.support_labels.tolist() == [0, 1, 1, 2, 2, 2, 2, 2]
+    assert (Y[episodes.support] == episodes.classes[:, sampler.support_labels]).all()
+    assert (Y[episodes.query] == episodes.classes[:, sampler.query_labels]).all()
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        assert len({*support, *query}) == 8 + 12
+    assert len(set(episodes.classes[:, 0])) == 5
+
+
+def test_queries_come_from_held_out_rows_and_support_from_the_others() -> None:
+    held = np.arange(len(Y)) % 3 == 0
+    episodes = EpisodeSampler(Y, 3, 2, 2, held_out=held).draw(50)
+    assert held[episodes.query].all()
+    assert not held[episodes.support].any()
+    assert (Y[episodes.query] == np.repeat(episodes.classes, 2, axis=1)).all()
+
+
+def test_errors_of_unequal_shots_and_held_out_rows() -> None:
+    with pytest.raises(FewShotError, match="n_shot has 2 numbers but n_way is 3; give one for each class"):
+        EpisodeSampler(Y, 3, (1, 2), 2).draw(1)
+    with pytest.raises(FewShotError, match="4 classes with at least 9 and 1 examples; lower n_way"):
+        EpisodeSampler(Y, 5, 9, 1, held_out=np.arange(len(Y)) % 9 == 0).draw(1)

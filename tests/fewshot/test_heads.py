@@ -3,11 +3,22 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from fewshot.calibration import SMOOTHING, TEMPERATURES
-from fewshot.closed_form import PENALTIES, PROTOTYPE_FALLBACK, RIDGE_FALLBACK, fit_prototypes, fit_ridge
+from fewshot.calibration import SMOOTHING, TEMPERATURES, smoothed_nll
+from fewshot.closed_form import (
+    PENALTIES,
+    PRIOR_STRENGTHS,
+    PROTOTYPE_FALLBACK,
+    RIDGE_FALLBACK,
+    fit_prototypes,
+    fit_ridge,
+)
 from fewshot.heads import PrototypeClassifier, RidgeHead
+from fewshot.whitening import Whitening
+from foedus.errors import FewShotError
 
 
 def support(n_shot: int, dim: int, *, n_way: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,3 +140,68 @@ def test_bad_parameters_are_named() -> None:
         PrototypeClassifier("l1").fit(x, y)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="penalty is -1, expected a positive number"):
         RidgeHead(penalty=-1).fit(x, y)
+
+
+@pytest.mark.parametrize("dim", [30, 5])
+def test_ridge_towards_weights_chooses_what_brute_force_leave_one_out_chooses(dim: int) -> None:
+    x, y = support(4, dim)
+    aim = np.stack([x[y == c].mean(0) for c in range(3)])
+    targets, centred = np.eye(3)[y], x - x.mean(0)
+    unit = (centred**2).sum() / len(x)
+    flat = aim - aim.mean(0)
+    size = np.sqrt(((targets - 1 / 3) ** 2).mean() / ((centred @ flat.T) ** 2).mean())
+    best, chosen = np.inf, (np.empty(0), 0.0)
+    for strength in PRIOR_STRENGTHS:
+        start = strength * size * flat
+        rest = targets - x @ start.T
+        for penalty in PENALTIES:
+            ridge = Ridge(alpha=penalty * unit)
+            left_out = np.stack(
+                [
+                    (ridge.fit(np.delete(x, i, 0), np.delete(rest, i, 0)).predict(x[i : i + 1]))[0]
+                    + start @ x[i]
+                    for i in range(len(x))
+                ]
+            )
+            for temperature in TEMPERATURES:
+                nll = float(smoothed_nll(temperature * left_out, y))
+                if nll < best - 1e-12:
+                    best = nll
+                    chosen = ((ridge.fit(x, rest).coef_ + start) * temperature, float(penalty))
+    head = RidgeHead(towards=aim).fit(x, y)
+    assert head.penalty_ == pytest.approx(chosen[1])
+    np.testing.assert_allclose(head.coef_, chosen[0], atol=1e-7)
+
+
+def test_weights_that_say_nothing_leave_the_ridge_as_it_is() -> None:
+    x, y = support(5, 20)
+    strange = RidgeHead(towards=np.ones((3, 20))).fit(x, y)
+    np.testing.assert_allclose(strange.coef_, RidgeHead().fit(x, y).coef_, atol=1e-12)
+
+
+def test_weights_near_the_truth_help_one_case_a_class() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 40))
+    right: list[list[float]] = []
+    for _ in range(50):
+        x, query = (centres + 2 * rng.normal(size=(5, 40)) for _ in range(2))
+        heads = RidgeHead(), RidgeHead(towards=centres + rng.normal(size=(5, 40)))
+        right.append([float(head.fit(x, np.arange(5)).score(query, np.arange(5))) for head in heads])
+    alone, helped = np.mean(right, axis=0)
+    assert helped > alone + 0.15
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    with pytest.raises(
+        FewShotError, match=r"towards has shape \(2, 4\), expected \(3, 4\): a row for each class"
+    ):
+        RidgeHead(towards=np.ones((2, 4))).fit(*support(3, 4))
+
+
+def test_estimators_work_in_a_pipeline_and_a_grid_search() -> None:
+    x, y = support(12, 20)
+    search = GridSearchCV(
+        make_pipeline(Whitening(), RidgeHead()),
+        {"ridgehead__penalty": [0.1, 1.0], "whitening__shrinkage": [0.5, 1]},
+    )
+    assert search.fit(x, y).best_score_ > 0.8

@@ -94,3 +94,13 @@ def test_errors_say_what_was_found() -> None:
         Whitening.from_arrays(arrays | {TRANSFORM: arrays[TRANSFORM][:5]})
     with pytest.raises(FewShotError, match="not finite"):
         Whitening.from_arrays(arrays | {MEAN: arrays[MEAN] * np.nan})
+
+
+def test_carried_weights_give_the_same_scores_of_whitened_features_up_to_a_constant() -> None:
+    examples = make()
+    whitening = Whitening(normalise=False).fit(examples.features, examples.labels)
+    weight = np.random.default_rng(1).normal(size=(3, 6))
+    apart = (
+        whitening.transform(examples.features) @ whitening.carried(weight).T - examples.features @ weight.T
+    )
+    np.testing.assert_allclose(apart, np.broadcast_to(apart[0], apart.shape), atol=1e-3)

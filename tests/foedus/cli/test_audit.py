@@ -99,7 +99,6 @@ def test_a_wrong_passphrase_and_bad_waivers_are_one_sentence(
     assert not (run / "approval.json").exists()
 
 
-@pytest.mark.xfail(reason="open: see the issue on this stage", strict=False)
 def test_two_audits_side_by_side(toy: Toy) -> None:
     assert toy.simulate().code == 0
     [first] = toy.finished()
@@ -108,7 +107,7 @@ def test_two_audits_side_by_side(toy: Toy) -> None:
     assert "within uncertainty" in " ".join(shown.out.split())
     found = json.loads(toy.foedus("audit", "compare", first.name, first.name, "--json").out)
     assert [gate["metric"] for gate in found["gates"]] == ["tpr"]
-    assert found["gates"][0]["change"]["value"] == 0
+    assert found["gates"][0]["change"]["value"] is None, "too few people for any figure"
     missing = toy.foedus("audit", "compare", first.name, "nope")
     assert missing.code == 2
     assert "there is no run 'nope'" in missing.err

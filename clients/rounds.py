@@ -6,6 +6,7 @@ fedper       head and backbone train together, the head stays (Arivazhagan et al
 fedrep       first the head, then the backbone; the head stays (Collins et al. 2021)
 local_norms  weights and biases of normalisation layers stay (FedBN; Li et al. 2021)
 scaffold     gradients are corrected by control variates (Karimireddy et al. 2020, option II)
+[meta]       episodes teach a start instead (clients.meta)
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from clients.memory import Memory
+from clients.meta import train_start
 from clients.training import Descent, train
 from clients.workplace import Workplace
 from foedus.backbones import Standardiser
@@ -57,8 +59,11 @@ def train_here(site: Workplace, asked: Round) -> tuple[Model, float]:
 
     Raises:
         BackboneError: If the backbone cannot be tuned here.
+        FewShotError: If the training examples do not allow the study's episodes.
     """
-    backbone, federation = site.study.backbone, site.study.federation
+    backbone, federation, meta = site.study.backbone, site.study.federation, site.study.meta
+    if meta is not None:
+        return train_start(site, meta, asked.shared, asked.standardiser, number=asked.number)
     memory = Memory(site.folder, asked.run)
     remembered = memory.before(asked.number)
     start = _start(site, asked.shared, remembered)

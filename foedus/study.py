@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from foedus.columns import TableSection
 from foedus.config import Names, Section, each_once, read_toml, validate
 from foedus.errors import ConfigError
+from foedus.meta import MetaSection
 from foedus.search import SearchSection
 
 Strategy = Literal[
@@ -266,6 +267,7 @@ class Study(Section):
     backbone: BackboneSection = BackboneSection()
     tuning: TuningSection = TuningSection()
     federation: FederationSection = FederationSection()
+    meta: MetaSection | None = None
     door: DoorSection = DoorSection()
     table: TableSection | None = None
     fewshot: FewShotSection | None = None
@@ -282,6 +284,7 @@ class Study(Section):
             *self._door_problems(),
             *self._balance_problems(),
             *self._search_problems(),
+            *(self.meta.problems(self) if self.meta is not None else []),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -422,6 +425,11 @@ class Study(Section):
     def n_classes(self) -> int:
         """Number of the head's outputs."""
         return len(self.study.classes)
+
+    @property
+    def validates(self) -> bool:
+        """Whether each round's shared model is judged as it is, on all validation examples."""
+        return not (self.door.private or self.backbone.keeps_heads or self.meta is not None)
 
     @property
     def newcomers(self) -> frozenset[str]:

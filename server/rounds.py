@@ -122,10 +122,10 @@ def _one_round(federation: Federation, strategy: FedAvg, training: Training) -> 
 def _validate(federation: Federation, model: Model, number: int) -> Metrics | None:
     """The model on all validation examples.
 
-    None in a private study, which spends nothing on it, and where the shared head stays behind while
-    each site trains its own.
+    None in a private study, which spends nothing on it, where the shared head stays behind while each
+    site trains its own, and where it is a start that sites adapt: how good it is as it is, is no matter.
     """
-    if federation.study.door.private or federation.study.backbone.keeps_heads:
+    if not federation.study.validates:
         return None
     head = federation.use(model)
     [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")

@@ -135,7 +135,7 @@ class Forecast:
             yield Exchange("site reports", 1, Traffic(request, 0))
             yield self._ask("final test", Evaluation([head], counts_only=True))
         else:
-            if study.federation.rounds and not study.backbone.keeps_heads:
+            if study.federation.rounds and study.validates:
                 yield self._ask("validating a round", Evaluation([head]), times=study.federation.rounds)
             kinds = 1 if study.backbone.personal == "none" else 2
             yield self._sum("site reports", request, Evaluation([head] * kinds, detail=True).declare())

@@ -25,12 +25,15 @@ class Tasks:
         labels: (s,), int64, classes 0..n_way-1.
         query: Tensors (E, q, ...).
         query_labels: (q,), int64.
+        classes: (E, n_way), int64, what the sampler calls the classes of each episode, where those are whole
+            numbers: rows of a head that all episodes share. Else None.
     """
 
     support: Inputs
     labels: Tensor
     query: Inputs
     query_labels: Tensor
+    classes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.support[0])
@@ -101,6 +104,7 @@ def take_tasks(data: Sequence[NDArray[Any]], sampler: EpisodeSampler, *, n_episo
         torch.from_numpy(sampler.support_labels),
         tuple(torch.from_numpy(np.asarray(part)[episodes.query]) for part in data),
         torch.from_numpy(sampler.query_labels),
+        torch.from_numpy(episodes.classes) if episodes.classes.dtype.kind == "i" else None,
     )
 
 

@@ -17,6 +17,7 @@ TABLES = {
     "backbone": study.BackboneSection,
     "tuning": study.TuningSection,
     "federation": study.FederationSection,
+    "meta": study.MetaSection,
     "door": study.DoorSection,
     "fewshot": study.FewShotSection,
     "fairness": study.FairnessSection,

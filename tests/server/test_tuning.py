@@ -92,14 +92,24 @@ WAYS = {
     "ditto": {"tune": "lora", "tuning": "blocks = 1", "backbone": 'personal = "ditto"'},
     "fedper": {"tune": "lora", "tuning": "blocks = 1", "backbone": 'personal = "fedper"'},
     "fedrep": {"tune": "lora", "tuning": "blocks = 1", "backbone": 'personal = "fedrep"'},
+    "episodes": {
+        "tune": "lora",
+        "tuning": 'blocks = 1\noptimizer = "sgd"\nlr = 0.01',
+        "federation": '[meta]\nalgorithm = "anil"\nn_way = 2\nn_shot = 3\nn_query = 4\n'
+        "inner_steps = 2\nepisodes = 2\nsteps = 2",
+    },
     "own norms": {"tune": "last-blocks", "tuning": "lr = 1e-4", "backbone": "local_norms = true"},
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if way == "episodes" else ()) for way in WAYS]
+)
 def test_every_way_to_tune_learns_and_resumes_to_the_same_bytes(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if way == "episodes":
+        pytest.importorskip("learn2learn")
     study = write(tmp_path, **WAYS[way])
     whole = run(tmp_path, study)
     results = files.read_json(whole.path / RESULTS_FILE)

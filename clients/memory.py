@@ -1,14 +1,22 @@
 """What a site remembers of a run between rounds: its own head, model, norms or control variate. Stays here."""
 
+import fcntl
+import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from foedus import files
+from foedus.errors import RunError
 from foedus.statistic import Arrays
 
 FOLDER = ".foedus/own"
 """Below the site's folder."""
+TRIALS = f"tune-{'[0-9a-f]' * 8}-trial-*"
+"""What the trials of any search remember."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +64,35 @@ class Memory:
 
     def _file(self, number: int) -> Path:
         return self._place / f"round-{number:05d}.safetensors"
+
+
+@contextmanager
+def forgotten(folder: Path, run: str) -> Iterator[None]:
+    """While a search runs, its trials may remember at the site in `folder`; afterwards nothing is left.
+
+    What a killed search left goes first. Searches share a lock: whoever gets it alone is the only
+    one, so every trial there belongs to none that is running.
+
+    Raises:
+        RunError: If the site's folder cannot be written.
+    """
+    place = folder / FOLDER
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(place / ".search.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RunError(f"{place} cannot be written ({error.strerror}); make it writable.") from error
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(place, TRIALS)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        _remove(place, f"{run}-*")
+        os.close(handle)
+
+
+def _remove(place: Path, pattern: str) -> None:
+    for found in place.glob(pattern):
+        shutil.rmtree(found, ignore_errors=True)

@@ -7,6 +7,7 @@ FoedusError
 ├── FewShotError     an episode or head cannot be formed from the examples  (exit 2)
 ├── AuditError       the audit cannot be computed as the policy asks        (exit 2)
 ├── RunError         a run folder is missing, incomplete or altered         (exit 2)
+│   └── ExportError     an exported file is not the run's model             (exit 1)
 ├── ApprovalError    a signature does not hold, or an approval is refused   (exit 1)
 ├── PrivacyError     a budget would be overdrawn, or a guarantee not kept   (exit 1)
 ├── DoorError        the door or the site's policy refused a release        (exit 1)
@@ -62,6 +63,12 @@ class AuditError(FoedusError):
 
 class RunError(FoedusError):
     """A run folder is missing, incomplete or altered."""
+
+
+class ExportError(RunError):
+    """A run's model, written for another runtime, does not give what the run's own gives."""
+
+    exit_code = 1
 
 
 class ApprovalError(FoedusError):

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from foedus import __version__, files
 from foedus.data import load_site_data
-from foedus.errors import FoedusError, RunError
+from foedus.errors import ExportError, FoedusError, RunError
 from foedus.runs import AUDIT_FILE, RunFolder
 from foedus.site import find_sites, load_site
 
@@ -91,8 +91,8 @@ def export(run: RunFolder, to: Path | None = None, *, int8: bool = False) -> Exp
         int8: Keep the backbone's weights in 8 bits: a quarter of the size, and other scores.
 
     Raises:
-        RunError: If ONNX is not installed, the run has no whole model, or the check says no; `to` is
-            then as it was.
+        RunError: If ONNX is not installed or the run has no whole model.
+        ExportError: If the check says no; `to` is then as it was.
         BackboneError: If the run's backbone is not on this machine.
     """
     require_packages()
@@ -176,7 +176,7 @@ def require_equal(figures: Figures, *, largest: float) -> None:
     """Refuse a file that is not the run's model.
 
     Raises:
-        RunError: With what was found.
+        ExportError: With what was found.
     """
     allowed = TOLERANCE * max(1.0, largest / 100)
     far = max(figures.max_abs_difference, figures.max_probability_difference)
@@ -184,7 +184,7 @@ def require_equal(figures: Figures, *, largest: float) -> None:
         found = (
             "not a number" if math.isnan(far) else f"{far:.1e} away, same decisions on {figures.agree:.2%}"
         )
-        raise RunError(
+        raise ExportError(
             f"the ONNX file does not give what the run's own model gives ({found} of {figures.n_checked} inputs; "
             f"at most {allowed:.0e} is allowed), so nothing was written; this backbone cannot be exported."
         )
@@ -194,11 +194,11 @@ def require_agreement(figures: Figures) -> None:
     """Refuse 8-bit weights that decide otherwise too often.
 
     Raises:
-        RunError: With the share of same decisions.
+        ExportError: With the share of same decisions.
     """
     if not figures.agree >= AGREE:
         kind = "test records" if figures.n_records else "random inputs"
-        raise RunError(
+        raise ExportError(
             f"with 8-bit weights only {figures.agree:.1%} of the decisions on {figures.n_checked} {kind} stay as they "
             f"were, and {AGREE:.0%} must, so nothing was written; export it without --int8."
         )
@@ -208,7 +208,7 @@ def _answers(whole: "Assembled", content: bytes, inputs: list["Records"]) -> tup
     """Probabilities and scores of ONNX Runtime for all inputs.
 
     Raises:
-        RunError: If it cannot run the file.
+        ExportError: If it cannot run the file.
     """
     import onnxruntime
 
@@ -223,7 +223,7 @@ def _answers(whole: "Assembled", content: bytes, inputs: list["Records"]) -> tup
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         parts = [session.run(OUTPUTS, feed) for feed in feeds]
     except Exception as error:  # ONNX Runtime's errors have no base of their own
-        raise RunError(
+        raise ExportError(
             f"ONNX Runtime cannot run the exported file ({type(error).__name__}), so nothing was written; use "
             "another backbone, or the head with torch (docs/runs.md)."
         ) from error

@@ -12,13 +12,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from clients.app import app as client_app
-from clients.memory import FOLDER
+from clients.memory import forgotten
 from clients.workplace import open_workplace
 from fairness.policy import policy_text
 from fairness.signing import signature_text
@@ -146,7 +147,7 @@ def tune(study_file: Path, sites: Path, *, runs: Path, tell: Tell | None = None)
     Raises:
         ConfigError: If the study or its space is not valid, or the file cannot be edited in place.
         RoundError: If no trial could be judged.
-        RunError: If the folder cannot be written.
+        RunError: If the folder, or a site's, cannot be written.
     """
     logging.getLogger("flwr").setLevel(logging.WARNING)  # its lines say less than ours, twice a round
     study, text = load_study(study_file), study_file.read_text(encoding="utf-8")
@@ -162,10 +163,10 @@ def tune(study_file: Path, sites: Path, *, runs: Path, tell: Tell | None = None)
         enrol(folders, study)
     trials = [Trial(number, values) for number, values in enumerate(drawn.trials, start=1)]
     search = Search(study, section, folders, f"tune-{secrets.token_hex(4)}", trials)
-    try:
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(forgotten(folder, search.run))
         ranked = _halve(search, tell or _silent)
-    finally:
-        _forget(search)
     written = {
         TRIALS_FILE: files.canonical_json(_summary(search, ranked, drawn, budget)),
         STUDY_FILE: rewrite(text, study, ranked[0].values, budget=budget),
@@ -310,13 +311,6 @@ def _policy_files(study: Study, study_file: Path) -> dict[str, str]:
     path = study_file.parent / study.fairness.policy
     text, signature = policy_text(path), signature_text(path)
     return {POLICY_FILE: text, **({POLICY_SIGNATURE_FILE: signature} if signature else {})}
-
-
-def _forget(search: Search) -> None:
-    """What sites kept for themselves between the rounds of a trial is of no more use."""
-    for folder in search.folders:
-        for place in (folder / FOLDER).glob(f"{search.run}-*"):
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def _silent(done: int, total: int, name: str) -> None:

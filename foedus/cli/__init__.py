@@ -25,6 +25,8 @@ from foedus.cli import (
 )
 from foedus.errors import FoedusError
 
+INTERRUPTED = 130
+"""The exit status that typer turns Ctrl-C into."""
 app = typer.Typer(
     name="foedus",
     help="Fine-tune together, adapt from a handful of examples, and prove it is fair. Only sums leave a site.",
@@ -83,6 +85,22 @@ def main() -> None:
             print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}))
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; foedus resume goes on from the last round", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print(stopped(sys.argv[1:]), file=sys.stderr)
+        raise
+
+
+def stopped(arguments: list[str]) -> str:
+    """What Ctrl-C means for the command that was typed."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    resumable = "stopped; foedus list shows the run, foedus resume goes on from its last round"
+    watching = "no longer watching; the run goes on: foedus watch shows it, foedus stop ends it"
+    return {
+        "simulate": resumable,
+        "demo": resumable,
+        "resume": resumable,
+        "run": watching,
+        "watch": watching,
+        "tune": "stopped; nothing of the search was kept, and the study is as it was",
+    }.get(command, "stopped")

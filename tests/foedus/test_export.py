@@ -23,7 +23,7 @@ from foedus.assembled import Assembled, Whole, assemble
 from foedus.backbones import Standardiser, open_backbone
 from foedus.backbones.registry import open_tunable
 from foedus.backbones.saving import read_tuned
-from foedus.errors import BackboneError, FoedusError, RunError
+from foedus.errors import BackboneError, ExportError, FoedusError, RunError
 from foedus.export import Figures, export
 from foedus.fronts import take
 from foedus.onnx_graph import sealed, to_graph
@@ -236,9 +236,9 @@ def _figures(*, agree: float, far: float = 0.0, n_records: int = 300) -> Figures
 
 def test_8_bit_weights_that_change_over_1_percent_are_refused_with_the_number() -> None:
     exporting.require_agreement(_figures(agree=0.99))
-    with pytest.raises(RunError, match=r"only 98\.5% of the decisions on 300 test records"):
+    with pytest.raises(ExportError, match=r"only 98\.5% of the decisions on 300 test records"):
         exporting.require_agreement(_figures(agree=0.985))
-    with pytest.raises(RunError, match=r"only 50\.0% of the decisions on 256 random inputs"):
+    with pytest.raises(ExportError, match=r"only 50\.0% of the decisions on 256 random inputs"):
         exporting.require_agreement(_figures(agree=0.5, n_records=0))
 
 
@@ -252,7 +252,7 @@ def test_a_table_has_nothing_that_8_bits_would_make_smaller(table: RunFolder) ->
 )
 def test_a_file_that_is_not_the_model_is_refused(agree: float, far: float) -> None:
     exporting.require_equal(_figures(agree=1.0, far=9e-5), largest=3.0)
-    with pytest.raises(RunError, match=r"does not give what the run's own model gives"):
+    with pytest.raises(ExportError, match=r"does not give what the run's own model gives"):
         exporting.require_equal(_figures(agree=agree, far=far), largest=3.0)
 
 
@@ -266,7 +266,7 @@ def test_a_refused_export_leaves_nothing_behind(
     monkeypatch.setattr(
         Assembled, "scores", lambda self, records: np.full((len(records), 2), 0.5, np.float32)
     )
-    with pytest.raises(RunError, match="nothing was written"):
+    with pytest.raises(ExportError, match="nothing was written"):
         export(table, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -314,6 +314,17 @@ def test_a_run_whose_parts_do_not_belong_together_is_refused(
 ) -> None:
     with pytest.raises(kind, match=match):
         export(_altered(table, tmp_path, change))
+
+
+def test_a_failed_check_ends_with_exit_code_1_and_not_2(
+    table: RunFolder, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Assembled, "scores", lambda self, records: np.full((len(records), 2), 0.5, np.float32)
+    )
+    done = toy.foedus("export", str(table.path), "--to", "model.onnx")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("ExportError: the ONNX file does not give")
 
 
 def test_without_the_sites_random_inputs_are_what_is_checked(table: RunFolder, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients.memory import forgotten
 from clients.workplace import Workplace
 from foedus import files, simulation, tuning
 from foedus.budget import plan, search_releases
@@ -186,6 +187,30 @@ def test_a_search_that_is_stopped_leaves_nothing(toy: Toy) -> None:
     assert list((toy.folder / "runs").iterdir()) == []
     for site in find_sites(toy.folder / "sites"):
         assert not list((site / ".foedus/own").glob("tune-*"))
+
+
+def test_what_a_killed_search_left_at_a_site_goes_with_the_next_one(tmp_path: Path) -> None:
+    own = tmp_path / ".foedus/own"
+    left, running, kept = own / "tune-0a1b2c3d-trial-1", own / "tune-ffffffff-trial-2", own / "tune-up-2026"
+    for folder in (left, kept):
+        folder.mkdir(parents=True)
+    with forgotten(tmp_path, "tune-ffffffff"):
+        assert not left.exists()
+        running.mkdir()
+        with forgotten(tmp_path, "tune-eeeeeeee"):  # another search, at the same time
+            assert running.exists()
+        assert running.exists()
+    assert [path.name for path in own.iterdir() if path.is_dir()] == [kept.name]
+
+
+def test_ctrl_c_says_what_became_of_the_search(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "tune", stop)
+    done = toy.foedus("tune", "study.toml", "--sites", "sites")
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "stopped; nothing of the search was kept, and the study is as it was\n"
 
 
 def test_a_study_that_cannot_be_edited_in_place_is_refused_before_anything_runs(toy: Toy) -> None:

@@ -13,6 +13,7 @@ from fewshot.episode_sums import EpisodeSums
 from fewshot.private import PrivatePrototypes, PrivateRidge
 from fewshot.prototypical import PrototypeSums
 from fewshot.ridge import RidgeSums
+from fewshot.start_sums import StartSums
 from foedus.backbones import Centre, Moments
 from foedus.backbones.coral import Scatter
 from foedus.backbones.shift import Shift
@@ -30,6 +31,7 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         PrototypeSums,
         Evaluation,
         EpisodeSums,
+        StartSums,
         AuditEdges,
         AuditCounts,
         AsideCounts,

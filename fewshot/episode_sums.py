@@ -1,7 +1,7 @@
 """The episodes of `fewshot.evaluate` as a sum over sites: a new site reports counts, no example."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from pydantic import Field
 from fewshot.calibration import N_BINS, Bins
 from fewshot.episodes import EpisodeSampler
 from fewshot.methods import FITS
-from fewshot.scoring import HIGHEST_NLL, run_episodes
+from fewshot.scoring import HIGHEST_NLL, Scored, run_episodes
 from fewshot.whitening import MEAN, NORMALISE, TRANSFORM, Whitening
 from foedus.config import Section, validate
 from foedus.errors import ConfigError, FewShotError
@@ -113,19 +113,9 @@ class EpisodeSums:
 
     def declare(self) -> dict[str, Quantity]:
         """Shapes, kinds and ranges of the sums; no more examples stand behind them than one episode's."""
-        fewest = self.n_way * (self.n_shot + self.n_query)
-        queries = float(self.episodes * self.n_way * self.n_query)
-        counts = Quantity((N_BINS,), "count", 0, queries, 1.0, fewest)
-        real = Quantity((1,), "real", 0, float(self.episodes), min_count=fewest)
-        return {
-            EPISODES: Quantity((1,), "count", 0, float(self.episodes), 1.0, fewest),
-            ACCURACY: real,
-            ACCURACY_SQUARED: real,
-            NLL: replace(real, high=HIGHEST_NLL * self.episodes),
-            BIN_COUNT: counts,
-            BIN_CONFIDENCE: Quantity((N_BINS,), "real", 0, queries, min_count=fewest),
-            BIN_CORRECT: counts,
-        }
+        return declared(
+            self.episodes, queries=self.n_way * self.n_query, rows=self.n_way * (self.n_shot + self.n_query)
+        )
 
     def measure(self, examples: Examples) -> Arrays:
         """Run the episodes here.
@@ -137,15 +127,7 @@ class EpisodeSums:
             examples.labels, self.n_way, self.n_shot, self.n_query, self.seed, list(self.classes) or None
         )
         scored = run_episodes(FITS[self.method], self._prepared(examples), sampler, n_episodes=self.episodes)
-        return {
-            EPISODES: np.array([self.episodes], np.int64),
-            ACCURACY: np.array([scored.accuracy.sum()]),
-            ACCURACY_SQUARED: np.array([(scored.accuracy**2).sum()]),
-            NLL: np.array([scored.nll.sum()]),
-            BIN_COUNT: scored.bins.count,
-            BIN_CONFIDENCE: scored.bins.confidence,
-            BIN_CORRECT: scored.bins.correct,
-        }
+        return summed(scored)
 
     def _prepared(self, examples: Examples) -> NDArray[np.floating]:
         if self.whitening is None:
@@ -160,25 +142,68 @@ class EpisodeSums:
 
     def read(self, total: Arrays) -> EpisodeResult:
         """Mean, interval and calibration over the episodes of all sites."""
-        n = int(total[EPISODES].item())
-        if n < 2:
-            raise FewShotError(
-                f"the sums hold {n} episodes, expected at least 2; ask a site with novel classes"
-            )
-        mean = float(total[ACCURACY].item()) / n
-        variance = max(float(total[ACCURACY_SQUARED].item()) - n * mean**2, 0.0) / (n - 1)
-        bins = Bins(
-            np.asarray(total[BIN_COUNT], np.int64),
-            np.asarray(total[BIN_CONFIDENCE], np.float64),
-            np.asarray(total[BIN_CORRECT], np.int64),
-        )
-        return EpisodeResult(
-            method=self.method,
-            n_way=self.n_way,
-            n_shot=self.n_shot,
-            episodes=n,
-            accuracy=mean,
-            ci95=float(1.96 * np.sqrt(variance / n)),
-            nll=float(total[NLL].item()) / n,
-            ece=bins.error(),
-        )
+        return EpisodeResult(method=self.method, n_way=self.n_way, n_shot=self.n_shot, **figures(total))
+
+
+class Figures(TypedDict):
+    """What a total of episodes says: see `EpisodeResult`."""
+
+    episodes: int
+    accuracy: float
+    ci95: float
+    nll: float
+    ece: float
+
+
+def declared(episodes: int, *, queries: int, rows: int) -> dict[str, Quantity]:
+    """Shapes, kinds and ranges of the sums over episodes that have so many queries, and so many rows in all."""
+    every = float(episodes * queries)
+    counts = Quantity((N_BINS,), "count", 0, every, 1.0, rows)
+    real = Quantity((1,), "real", 0, float(episodes), min_count=rows)
+    return {
+        EPISODES: Quantity((1,), "count", 0, float(episodes), 1.0, rows),
+        ACCURACY: real,
+        ACCURACY_SQUARED: real,
+        NLL: replace(real, high=HIGHEST_NLL * episodes),
+        BIN_COUNT: counts,
+        BIN_CONFIDENCE: Quantity((N_BINS,), "real", 0, every, min_count=rows),
+        BIN_CORRECT: counts,
+    }
+
+
+def summed(scored: Scored) -> Arrays:
+    """One site's contribution."""
+    return {
+        EPISODES: np.array([len(scored.accuracy)], np.int64),
+        ACCURACY: np.array([scored.accuracy.sum()]),
+        ACCURACY_SQUARED: np.array([(scored.accuracy**2).sum()]),
+        NLL: np.array([scored.nll.sum()]),
+        BIN_COUNT: scored.bins.count,
+        BIN_CONFIDENCE: scored.bins.confidence,
+        BIN_CORRECT: scored.bins.correct,
+    }
+
+
+def figures(total: Arrays) -> Figures:
+    """Mean, interval and calibration over the episodes behind a total.
+
+    Raises:
+        FewShotError: If there are fewer than two.
+    """
+    n = int(total[EPISODES].item())
+    if n < 2:
+        raise FewShotError(f"the sums hold {n} episodes, expected at least 2; ask a site with novel classes")
+    mean = float(total[ACCURACY].item()) / n
+    variance = max(float(total[ACCURACY_SQUARED].item()) - n * mean**2, 0.0) / (n - 1)
+    bins = Bins(
+        np.asarray(total[BIN_COUNT], np.int64),
+        np.asarray(total[BIN_CONFIDENCE], np.float64),
+        np.asarray(total[BIN_CORRECT], np.int64),
+    )
+    return Figures(
+        episodes=n,
+        accuracy=mean,
+        ci95=float(1.96 * np.sqrt(variance / n)),
+        nll=float(total[NLL].item()) / n,
+        ece=bins.error(),
+    )

@@ -5,9 +5,12 @@ from typing import Any
 
 from fewshot.episode_sums import EpisodeResult, EpisodeSums
 from fewshot.ridge import RidgeSums
+from fewshot.start_sums import WAYS, StartSums
 from fewshot.whitening import Whitening
 from foedus.backbones import describe
 from foedus.errors import RoundError
+from foedus.head import LinearHead
+from foedus.meta import MetaSection
 from foedus.study import FewShotSection, Method
 from server.federation import Federation
 
@@ -22,8 +25,10 @@ def learn_whitening(federation: Federation) -> Whitening:
     return Whitening.from_totals(federation.ask(sums, split="train", what="learning the whitening"))
 
 
-def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, Any] | None:
+def evaluate_fewshot(federation: Federation, whitening: Whitening, head: LinearHead) -> dict[str, Any] | None:
     """Accuracy over episodes for every method, and the curves against shots and ways; None if not asked for.
+
+    And, where new sites meet classes that the study knows, what its own head is worth there ("start").
 
     Sites named in new_sites hold the episodes, on all their examples; without any, the
     training sites do, on their test examples.
@@ -54,7 +59,35 @@ def evaluate_fewshot(federation: Federation, whitening: Whitening) -> dict[str, 
         "methods": [asdict(result) for result in final],
         "curve": [asdict(result) for result in curve],
         "ways": [asdict(result) for result in (*fewer, *final)],
+        "start": _start(federation, wanted, head),
     }
+
+
+def _start(federation: Federation, wanted: FewShotSection, head: LinearHead) -> list[dict[str, Any]]:
+    """Every way a new site can use the shared head, on the same episodes; nothing without new sites.
+
+    Novel classes have no row in the head that has learnt anything, so with any named there is nothing either.
+    """
+    meta = federation.study.meta
+    if not federation.newcomers or wanted.novel_classes:
+        return []
+    found = []
+    for way in WAYS:
+        if way == "stepped" and meta is None:
+            continue
+        sums = StartSums(
+            head,
+            way,
+            n_way=wanted.n_way,
+            n_shot=wanted.n_shot,
+            n_query=wanted.n_query,
+            episodes=wanted.episodes,
+            seed=federation.study.study.seed,
+            n_steps=(meta or MetaSection()).inner_steps,
+            inner_lr=(meta or MetaSection()).inner_lr,
+        )
+        found.append(federation.ask(sums, split="all", newcomers=True, what=f"episodes of the start ({way})"))
+    return [asdict(result) for result in found]
 
 
 def _episodes(

@@ -89,7 +89,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     figures, own_heads = federation.reports(training.best)
     results = build_results(federation, training, {**evaluate(federation, training), **own_heads}, figures)
     tell("fewshot", {})
-    fewshot = _adapt(federation, run)
+    fewshot = _adapt(federation, training, run)
     tell("audit", {})
     before = audit_of_start(federation, training, run)
     attacked = results["privacy"]["attack"]
@@ -117,12 +117,12 @@ def _begin_or_resume(federation: Federation, run: RunFolder) -> Training:
     return training
 
 
-def _adapt(federation: Federation, run: RunFolder) -> dict[str, Any] | None:
+def _adapt(federation: Federation, training: Training, run: RunFolder) -> dict[str, Any] | None:
     if federation.study.fewshot is None:
         return None
     whitening = learn_whitening(federation)
     files.write_arrays(run.path / "model/whitening.safetensors", whitening.arrays())
-    found = evaluate_fewshot(federation, whitening)
+    found = evaluate_fewshot(federation, whitening, federation.use(training.best))
     files.write_json(run.path / FEWSHOT_FILE, found)
     return found
 

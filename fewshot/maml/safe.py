@@ -17,7 +17,8 @@ from fewshot.closed_form import Heads, fit_prototypes
 from foedus.errors import FewShotError
 
 Start = Literal["prototype", "zero"] | tuple[Floats, Floats]
-"""Prototypes of the support (Proto-MAML), zeros, or weight (n_classes, d) and bias (n_classes,)."""
+"""Prototypes of the support (Proto-MAML), zeros, or weight (n_classes, d) and bias (n_classes,); with an axis of
+episodes before them where episodes start differently."""
 STEPS: Integers = np.array([0, 1, 2, 4, 8, 16, 32])
 """Numbers of steps that are compared."""
 MULTIPLIERS: Floats = np.logspace(-0.8, 2, 15)
@@ -146,14 +147,13 @@ class _Descent:
                 )
             raise FewShotError(f"start is '{start}', expected 'prototype', 'zero', or weight and bias")
         weight, bias = (np.asarray(part, np.float64) for part in start)
-        if weight.shape != (n_classes, dim) or bias.shape != (n_classes,):
+        if weight.shape[-2:] != (n_classes, dim) or bias.shape != weight.shape[:-1]:
             raise FewShotError(
                 f"the start has weight {weight.shape} and bias {bias.shape}, expected {(n_classes, dim)} and "
                 f"{(n_classes,)}: a row for each class of the support"
             )
-        return Heads(
-            np.broadcast_to(weight, (n_episodes, n_classes, dim)), self.mean @ weight.T + bias, none, none
-        )
+        every = np.broadcast_to(weight, (n_episodes, n_classes, dim))
+        return Heads(every, (every @ self.mean[..., None])[..., 0] + bias, none, none)
 
     def _prototype_scores(self) -> Floats:
         """(E, n, folds, n_classes): each fold has the prototypes of its own cases, at one temperature."""

@@ -131,6 +131,9 @@ def fewshot_table(fewshot: dict[str, Any]) -> Table:
             number(row["ece"]),
         )
         table.add_row(row["method"], *cells, style="bold" if row["n_shot"] == fewshot["n_shot"] else "")
+    for row in fewshot.get("start") or []:
+        figures = (number(row["accuracy"]), f"± {row['ci95']:.3f}", number(row["ece"]))
+        table.add_row(f"head: {row['way']}", str(row["n_shot"]), str(row["episodes"]), *figures)
     return table
 
 

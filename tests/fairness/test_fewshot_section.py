@@ -17,7 +17,7 @@ def html(ways: list[int]) -> str:
     fewshot["methods"] = [{**row, "n_way": 5, "n_shot": 5, "accuracy": 0.9}]
     fewshot["curve"] = [{**row, "n_way": 5, "n_shot": n, "accuracy": 0.7 + n / 50} for n in (1, 5)]
     fewshot["ways"] = [{**row, "n_way": n, "n_shot": 5, "accuracy": 1 - n / 50} for n in ways]
-    return render_report({}, [], fewshot, None, study={})
+    return render_report({"study": "toy"}, [], fewshot, None, study={})
 
 
 def test_both_curves_are_drawn_and_told_as_numbers() -> None:
@@ -50,4 +50,15 @@ def test_a_run_of_an_earlier_version_has_no_ways() -> None:
         "methods": [row],
         "curve": [row],
     }
-    assert "classes to tell apart" not in render_report({}, [], old, None, study={})
+    assert "classes to tell apart" not in render_report({"study": "toy"}, [], old, None, study={})
+
+
+def test_what_the_shared_head_is_worth_at_a_new_site_is_told() -> None:
+    row = {"n_way": 5, "n_shot": 5, "episodes": 600, "accuracy": 0.9, "ci95": 0.01, "nll": 0.4, "ece": 0.02}
+    found: dict[str, Any] = {"n_way": 5, "n_shot": 5, "n_query": 15, "sites": ["new"], "novel_classes": []}
+    rows = [{**row, "way": way} for way in ("local", "shared", "adapted", "stepped")]
+    page = render_report(
+        {"study": "toy"}, [], {**found, "methods": [], "curve": [], "start": rows}, None, study={}
+    )
+    for words in ("local only", "shared, not adapted", "steps by leave-one-out", "steps of its training"):
+        assert words in page

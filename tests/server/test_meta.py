@@ -188,3 +188,18 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(choices: dict, probl
 def test_more_ways_than_classes_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"meta.n_way is 9 but there are 4 classes"):
         parse_study(study().replace("n_way = 3", "n_way = 9"))
+
+
+def test_a_new_site_learns_what_the_start_is_worth_there(sites: Path, tmp_path: Path) -> None:
+    text = study(rounds=3).replace("min_sites = 3", "min_sites = 2").replace("[meta]", "[meta]\n", 1)
+    text += (
+        '[fewshot]\nn_way = 3\nn_shot = 3\nn_query = 5\nepisodes = 40\nnew_sites = ["c"]\ncurve_shots = [3]\n'
+    )
+    found, outcome = run(tmp_path, sites, text)
+    rows = outcome.fewshot["start"]
+    assert [row["way"] for row in rows] == ["local", "shared", "adapted", "stepped"]
+    assert all(row["episodes"] == 40 and 0 < row["ci95"] < 0.2 for row in rows)
+    assert "shared, not adapted" in (found.path / "report.html").read_text()
+    plain = re.sub(r"\[meta\].*?\[door\]", "[door]", text, flags=re.DOTALL)
+    _, outcome = run(tmp_path, sites, plain, "plain")
+    assert [row["way"] for row in outcome.fewshot["start"]] == ["local", "shared", "adapted"]

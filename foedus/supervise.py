@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from foedus import files
+from foedus.errors import RunError
+
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
@@ -18,6 +21,8 @@ PATIENCE_S = 60.0
 LONGEST_WAIT_S = 20.0
 GRACE_S = 10.0
 """After asking a process to stop, before it is killed."""
+NOTE, NOTE_S, STALE_S = "processes.json", 5.0, 30.0
+"""Beside the logs: what runs, written every few seconds; one that is older tells of no supervisor."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -49,6 +54,7 @@ class Supervisor:
     ) -> None:
         self.commands = commands
         self.logs = logs
+        self.restarts = dict.fromkeys(commands, 0)
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         self.environment = {
             **os.environ,
@@ -61,6 +67,7 @@ class Supervisor:
         self._started: dict[str, float] = {}
         self._next: dict[str, float] = {}
         self._wait: dict[str, float] = {}
+        self._noted = -NOTE_S
         self._stop = threading.Event()
 
     def run(self, *, every_s: float = 0.5, meanwhile: Callable[[], None] | None = None) -> None:
@@ -73,11 +80,13 @@ class Supervisor:
             while not self._stop.is_set():
                 for name in self.commands:
                     self._look_after(name)
+                self._note()
                 if meanwhile is not None:
                     meanwhile()
                 self._stop.wait(every_s)
         finally:
             self._end_all()
+            (self.logs / NOTE).unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Have `run` end."""
@@ -101,6 +110,7 @@ class Supervisor:
             )
         if process is None or now >= self._next[name]:
             self._next.pop(name, None)
+            self.restarts[name] += process is not None
             self._start(name, now)
 
     def _start(self, name: str, now: float) -> None:
@@ -115,6 +125,16 @@ class Supervisor:
             )
         self._started[name] = now
 
+    def _note(self) -> None:
+        if time.monotonic() < self._noted + NOTE_S:
+            return
+        self._noted = time.monotonic()
+        pids = {name: self.pids().get(name) for name in self.commands}
+        try:
+            files.write_json(self.logs / NOTE, {"time": time.time(), "pids": pids, "restarts": self.restarts})
+        except RunError as error:  # a full disk must not end what runs; whoever reads sees a stale note
+            log.warning("%s", error)
+
     def _end_all(self) -> None:
         running = [found for found in self._processes.values() if found.poll() is None]
         for found in reversed(running):
@@ -125,6 +145,31 @@ class Supervisor:
                 found.wait(max(0.1, deadline - time.monotonic()))
             _signal_group(found, signal.SIGKILL)
             found.wait()
+
+
+def problems(logs: Path) -> list[str]:
+    """Why the supervisor that writes its logs there cannot be said to be well; empty if it is.
+
+    Args:
+        logs: As given to the Supervisor.
+    """
+    try:
+        note = files.read_json(logs / NOTE)
+    except RunError:
+        return ["it is not running"]
+    if time.time() > note["time"] + STALE_S:
+        return [f"nothing was heard of it for {time.time() - note['time']:.0f} s"]
+    return [f"its {name} is not running" for name, pid in note["pids"].items() if not _exists(pid)]
+
+
+def _exists(pid: int | None) -> bool:
+    try:
+        os.kill(pid or 0, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid is not None
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

@@ -18,6 +18,7 @@ from foedus.cli import (
     export,
     federation,
     fewshot,
+    operations,
     privacy,
     sites,
     studies,
@@ -51,6 +52,10 @@ app.add_typer(fewshot.app, name="fewshot")
 app.add_typer(audit.app, name="audit")
 app.add_typer(approve.auditor, name="auditor")
 app.add_typer(approve.policy, name="policy")
+coordinator.app.command("health")(operations.coordinator_health)
+coordinator.app.command("backup")(operations.backup)
+coordinator.app.command("restore")(operations.restore)
+sites.app.command("health")(operations.site_health)
 sites.app.command("verify-audit")(approve.verify_at_site)
 app.add_typer(privacy.app, name="privacy")
 

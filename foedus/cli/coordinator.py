@@ -11,6 +11,7 @@ from foedus.cli.output import JsonOption, console, print_json
 app = typer.Typer(help="The coordinator: set up a federation and let sites in.", no_args_is_help=True)
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
 HOME = Path("coordinator")
+BESIDE = "on this machine, after the control port"
 
 
 @app.callback()
@@ -115,6 +116,12 @@ def roster(home: HomeOption = HOME, as_json: JsonOption = False) -> None:
 @app.command("up")
 def up(
     listen: Annotated[str, typer.Option("--listen", help="Address of the public side.")] = "0.0.0.0",  # noqa: S104
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="HOST:PORT for Prometheus, or off.", show_default=BESIDE)
+    ] = None,
+    health: Annotated[
+        str | None, typer.Option("--health", help="HOST:PORT for gRPC health, or off.", show_default=BESIDE)
+    ] = None,
     home: HomeOption = HOME,
 ) -> None:
     """Run the server until stopped; what ends by itself is started again.
@@ -123,6 +130,7 @@ def up(
     """
     from foedus import pki
     from server.home import Home
+    from server.monitoring import monitoring
     from server.service import service
 
     opened = Home.open(home)
@@ -135,7 +143,10 @@ def up(
     console.print(
         f"sites connect to {opened.address}; logs are in {opened.folder / 'logs'}; stop with ctrl-C"
     )
-    supervisor.run(meanwhile=duties)
+    with monitoring(opened, metrics=metrics, health=health, restarts=supervisor.restarts) as places:
+        for name, place in places.items():
+            console.print(f"{name}: {place}")
+        supervisor.run(meanwhile=duties)
 
 
 @app.command("renew")

@@ -193,7 +193,7 @@ def _noised(message: Message, release: Release, premises: Premises) -> Release:
         data=site.data.identity,
         unit=site.data.unit or "record",
         cap_epsilon=site.policy.epsilon_cap,
-        delta=study.door.delta,
+        delta=site.policy.delta,  # a study that names a larger one would look cheaper than it is
     )
     purse = Purse(ledger, premises.folder / KEPT_FOLDER / _run(message))
     arrays = purse.release(

@@ -12,11 +12,12 @@ from fairness.policy import Policy, load_policy
 from foedus.backbones import describe, initial, open_backbone
 from foedus.backbones.cost import seconds_per_example, trunk_size
 from foedus.backbones.spec import BackboneSpec
-from foedus.budget import statement
+from foedus.budget import plan, statement
 from foedus.data import SiteData, load_site_data
 from foedus.door import check_policy
 from foedus.errors import DoorError, FoedusError, RoundError
 from foedus.model import BACKBONE, Model
+from foedus.privacy.accountant import epsilon
 from foedus.secure.roster import MIN_SITES
 from foedus.site import SiteConfig, allows_backbone, find_sites, load_site
 from foedus.study import SPLITS, Study, load_study
@@ -206,8 +207,11 @@ def _require_permission(study: Study, config: SiteConfig, folder: Path) -> None:
     check_policy(study, config.policy)
     if not allows_backbone(config.policy, study.backbone.source, folder=folder):
         raise DoorError(f"its policy lets no study load weights from where '{study.backbone.source}' lies")
-    if study.door.private and study.door.epsilon > config.policy.epsilon_cap:
-        raise DoorError(f"its ledger's cap is epsilon {config.policy.epsilon_cap:g}, the study's more")
+    if study.door.private:
+        cap, delta = config.policy.epsilon_cap, config.policy.delta
+        costs = epsilon(plan(study).events, delta)
+        if costs > cap:
+            raise DoorError(f"its ledger's cap is epsilon {cap:g} at delta {delta:g}, where the study spends {costs:.3g}")
 
 
 def _measure(study: Study, opened: Opened, names: Sequence[str]) -> tuple[float, str, tuple[int, int]]:

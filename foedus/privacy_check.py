@@ -148,4 +148,6 @@ def check_training(
         release=release_of(claim, clip_norm=clip_norm),
         rng=np.random.default_rng(study.study.seed),
         clipping=clipping or check_clip(study),
+        of=claim.of,
+        tuned=study.backbone.tuned,
     )

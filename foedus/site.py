@@ -172,6 +172,8 @@ class PolicySection(Section):
     """Names of the studies allowed; any when empty."""
     epsilon_cap: float = Field(default=8.0, gt=0, le=1000)
     """What all studies together may ever give away of one patient or customer (epsilon); no study can raise it."""
+    delta: float = Field(default=1e-5, gt=0, lt=0.01)
+    """Where the ledger reads epsilon: at this delta, whichever a study names for itself; well below 1 / units."""
     min_class_count: int = Field(default=1, ge=1, le=10_000)
     """Records a class needs here to be part of sums of features; the records of rarer classes stay out of them."""
     backbone_folders: list[str] = []

@@ -24,6 +24,7 @@ from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
 from foedus.sums import lacking
 from server.exchange import Cohort, Gathered
+from server.local_grid import LocalGrid
 from server.masked import MaskedSums
 from server.summing import Listener, PlainSums, Sums
 
@@ -68,7 +69,8 @@ class Federation:
         Raises:
             RoundError: If fewer than min_sites agree, two share a name, or versions or backbones differ.
         """
-        nodes = {node: f"node-{node}" for node in sorted(grid.get_node_ids())}
+        labels = grid.labels if isinstance(grid, LocalGrid) else {}
+        nodes = {node: labels.get(node, f"node-{node}") for node in sorted(grid.get_node_ids())}
         federation = cls(grid, study, run_id, nodes, {}, {})
         new_sites = study.newcomers
         names: dict[str, str] = {}

@@ -66,7 +66,7 @@ def masked_sum(
     digests: dict[str, Any] = dict.fromkeys(("roster", "sharers", "survivors", "request", "layout"), KEY)
     statement = Statement(**place, **digests, **words)
     consents = [Consent(site=name, statement=statement, signature=SIGNATURE) for name in sites]
-    reply = MaskReply(**place, site=site, **words)
+    reply = MaskReply(**place, site=site, **words, lanes=KEY, signature=SIGNATURE)
     unmask = UnmaskReply(**place, site=site, seeds=dict.fromkeys(sites, SHARE), pairs={})
     return (
         _leg("mask", request, MaskRequest(**place, packages={}), reply)

@@ -36,6 +36,8 @@ class LocalGrid(Grid):
         self._run = Run.create_empty(run_id=RUN_ID)
         self._contexts = {FIRST_NODE + i: _context(FIRST_NODE + i, folder) for i, folder in enumerate(sites)}
         self._waiting: dict[str, Message] = {}
+        self.labels = {FIRST_NODE + i: folder.name for i, folder in enumerate(sites)}
+        """What a node is called until its site has said its name; a site that refuses never does."""
 
     def set_run(self, run: Run) -> None:
         self._run = run

@@ -33,6 +33,8 @@ def audit_head_training(
     n_heads: int = 128,
     max_records: int = 300,
     clipping: ClippingCheck | None = None,
+    of: str = "the rounds",
+    tuned: bool = False,
 ) -> PrivacyAudit:
     """Attack the site's own training in three ways and set the result against the claim.
 
@@ -52,6 +54,8 @@ def audit_head_training(
         n_heads: Shadow heads, even.
         max_records: Most records attacked, of units drawn at random; the attack knows no others.
         clipping: What units with enormous gradients did to the site's contribution; goes into the verdict.
+        of: The releases that the claim is about, in words.
+        tuned: The backbone learns, too, which only the lower bound and `clipping` cover.
 
     Raises:
         AuditError: If there are fewer than 20 units, no clipping norm, or a release is malformed.
@@ -82,7 +86,9 @@ def audit_head_training(
         for size in BATCH_SIZES
         if size <= n_targets
     )
-    return PrivacyAudit(epsilon, delta, bound, protected, noiseless, inversions, clipping)
+    return PrivacyAudit(
+        epsilon, delta, bound, protected, noiseless, inversions, clipping, of=of, tuned=tuned
+    )
 
 
 def _targets(examples: Examples, max_records: int, rng: np.random.Generator) -> Examples:

@@ -10,6 +10,10 @@ from foedus.attacks.lira import Figure, MembershipInference
 from foedus.attacks.one_run import LowerBound
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+TUNED = (
+    "The backbone learns, too. The lower bound and the clip cover its part; membership and inversion were tried on "
+    "the head alone, over the backbone as it was pre-trained, and say nothing about what the backbone remembers."
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class PrivacyAudit:
         membership_noiseless: LiRA against heads trained without the noise, on the same units.
         inversions: Gradient inversion, by units behind an update.
         clipping: Units with enormous gradients; None where they were not tried.
+        of: The releases that the claim is about, in words.
+        tuned: The backbone learns, too; membership and inversion are tried on its head alone.
     """
 
     epsilon: float
@@ -34,6 +40,8 @@ class PrivacyAudit:
     membership_noiseless: MembershipInference
     inversions: tuple[Inversion, ...]
     clipping: ClippingCheck | None = None
+    of: str = "the rounds"
+    tuned: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -58,15 +66,16 @@ class PrivacyAudit:
         proved = f"epsilon is at least {max(bound.epsilon_dp, bound.epsilon_fdp):.2f} at delta {self.delta:g}"
         if self.verdict == "fail":
             return (
-                f"{proved}, above the claim of {self.epsilon:g}: noise or clipping is not what was claimed."
+                f"{proved}, above the claim of {self.epsilon:.3g} for {self.of}: noise or clipping is not what was "
+                "claimed."
             )
         if self.verdict == "inconclusive":
             ceiling = max(bound.ceiling_dp, bound.ceiling_fdp)
             return (
-                f"The claim of {self.epsilon:g} is above {ceiling:.2f}, the most that {bound.n_canaries} "
+                f"The claim of {self.epsilon:.3g} for {self.of} is above {ceiling:.2f}, the most that {bound.n_canaries} "
                 "canaries can show; use more canaries."
             )
-        return f"{proved}, within the claim of {self.epsilon:g}: no bug of that size was found."
+        return f"{proved}, within the claim of {self.epsilon:.3g} for {self.of}: no bug of that size was found."
 
     def meanings(self) -> dict[str, str]:
         """For each figure one sentence for an auditor: what it means, what it cannot prove."""
@@ -74,13 +83,13 @@ class PrivacyAudit:
         sure = f"{bound.confidence:.0%}"
         return {
             "epsilon_dp": (
-                f"With {sure} confidence epsilon is no smaller than this, whatever the mechanism; it can "
-                f"show that a claim is wrong and never that it is right, and here it cannot exceed "
+                f"With {sure} confidence epsilon is no smaller than {bound.epsilon_dp:.2f}, whatever the mechanism; "
+                "it can show that a claim is wrong and never that it is right, and here it cannot exceed "
                 f"{bound.ceiling_dp:.2f}."
             ),
             "epsilon_fdp": (
-                f"With {sure} confidence a Gaussian mechanism's epsilon is no smaller than this; it "
-                f"is sharper, rests on the noise being Gaussian and on all units being in what is attacked, "
+                f"With {sure} confidence a Gaussian mechanism's epsilon is no smaller than {bound.epsilon_fdp:.2f}; "
+                f"it is sharper, rests on the noise being Gaussian and on all units being in what is attacked, "
                 f"and here cannot exceed {bound.ceiling_fdp:.2f}."
             ),
             "membership": (
@@ -97,12 +106,19 @@ class PrivacyAudit:
                 "the noise is for, and nothing about the mechanism."
             ),
             "inversions": (
-                "How near one division comes to a record's features (cosine, 1 is the record): raw without, "
-                "released with clipping and noise, chance with neither; a released figure near chance "
-                "says that this attack fails, not that all do."
+                f"How near one division comes to a record's features (cosine, 1 is the record): {self._cosines()}; "
+                "a figure near a guess says that this attack fails, not that all do."
             ),
+            **({"tuned": TUNED} if self.tuned else {}),
             **({} if self.clipping is None else {"clipping": self.clipping.text()}),
         }
+
+    def _cosines(self) -> str:
+        return "; ".join(
+            f"{found.batch_size} unit{'s' if found.batch_size > 1 else ''} in a sum, {found.raw:.2f} from the "
+            f"unprotected sum, {found.released:.2f} from what is released, {found.chance:.2f} by a guess"
+            for found in self.inversions
+        )
 
     def to_json(self) -> str:
         """All figures with verdict, reason and meanings; keys as the attributes, indented."""

@@ -88,6 +88,29 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("export")
+def export(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="A file to write; stdout when not given.")] = None,
+) -> None:
+    """Write every line of the site's ledgers and what they add up to, by two accountants, as JSON for an auditor.
+
+    Example: foedus privacy export sites/cleveland --out cleveland-ledger.json
+    """
+    from foedus import files
+    from foedus.door import LEDGER_FOLDER
+    from foedus.privacy.status import exported
+    from foedus.site import load_site
+
+    policy = load_site(folder).policy
+    found = exported(folder / LEDGER_FOLDER, cap=policy.epsilon_cap, delta=policy.delta)
+    if out is None:
+        print_json(found)
+    else:
+        files.write_json(out, found)
+        console.print(f"{out}: {len(found)} ledgers, {sum(len(each['rows']) for each in found)} lines")
+
+
 @app.command("audit")
 def attack(
     study: Annotated[Path, typer.Argument(help="The study.toml of a private study.")],

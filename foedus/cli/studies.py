@@ -14,6 +14,7 @@ from foedus.cli.output import (
     models_table,
     number,
     print_json,
+    privacy_lines,
     progress,
     verdict_lines,
 )
@@ -166,5 +167,7 @@ def show_summary(found: dict[str, Any]) -> None:
     if found["fewshot"]:
         console.print(fewshot_table(found["fewshot"]))
     for line in verdict_lines(found["audit"]) if found["audit"] else []:
+        console.print(line)
+    for line in privacy_lines(results["privacy"]):
         console.print(line)
     console.print(f"Report: {found['report']}")

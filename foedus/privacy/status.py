@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foedus.errors import PrivacyError
 from foedus.privacy import chain
-from foedus.privacy.ledger import COMMIT, RESERVE
+from foedus.privacy.ledger import COMMIT, RESERVE, Ledger
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,23 @@ def heads(folder: Path) -> dict[str, list[str]]:
                 found[path.stem] = [row["hash"] for row in chain.read(file, name=path.stem).rows]
         except PrivacyError:
             found[path.stem] = []
+    return found
+
+
+def exported(folder: Path, *, cap: float, delta: float) -> list[dict[str, Any]]:
+    """Every ledger with all its lines, recomputed, for an auditor; see `Ledger.export`.
+
+    Raises:
+        PrivacyError: If a chain is broken or empty.
+    """
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        with chain.locked(path, write=False) as file:
+            rows = chain.read(file, name=path.stem).rows
+        if not rows:
+            raise PrivacyError(f"ledger {path.stem} was emptied; put back the last good copy")
+        ledger = Ledger(path, rows[0]["data"], rows[0]["unit"], cap, delta, "add-remove")
+        found.append({"ledger": path.stem, **ledger.export()})
     return found
 
 

@@ -79,6 +79,9 @@ class MaskedSum:
             raise SecureSumError(f"site '{site}' has contributed to sum {self._number} already")
         self._check_lane(lanes.narrow, self._lanes.narrow, declared=reply.narrow, site=site)
         self._check_lane(lanes.wide, self._lanes.wide, declared=reply.wide, site=site)
+        self._roster.verify(reply, site=site)
+        if lanes.digest() != reply.lanes:
+            raise SecureSumError(f"the masked contribution of site '{site}' was altered on its way")
         np.add(self._lanes.narrow, lanes.narrow, out=self._lanes.narrow)
         np.add(self._lanes.wide, lanes.wide, out=self._lanes.wide)
         self.survivors = sorted([*self.survivors, site])

@@ -4,6 +4,7 @@ An array whose total over all sites stays below 2^31 steps of its grid goes to t
 32 bits a value; any other to the wide lane, 64 bits. Both wrap; totals are read back as signed.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,12 @@ class Lanes:
     def size_bytes(self) -> int:
         """Bytes of both lanes."""
         return self.narrow.nbytes + self.wide.nbytes
+
+    def digest(self) -> bytes:
+        """32 bytes that stand for every word of two lanes of known lengths."""
+        found = hashlib.sha256(np.ascontiguousarray(self.narrow).view(np.uint8))
+        found.update(np.ascontiguousarray(self.wide).view(np.uint8))
+        return found.digest()
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,16 @@ class SiteSession:
             self._store.save(state)
         masks.apply(lanes, seeds)
         narrow, wide = layout.narrow, layout.wide
-        reply = MaskReply(session=asked.session, sum=asked.sum, site=self.name, narrow=narrow, wide=wide)
-        return reply.encode(), lanes
+        draft = MaskReply(
+            session=asked.session,
+            sum=asked.sum,
+            site=self.name,
+            narrow=narrow,
+            wide=wide,
+            lanes=lanes.digest(),
+            signature=bytes(64),
+        )
+        return self._store.sign(draft).encode(), lanes
 
     def consent(self, text: str) -> str:
         """Leg 4: this site's signature under who survived and what was asked. Given once a sum."""

@@ -168,15 +168,17 @@ class MaskRequest(Message):
     packages: dict[Name, Package]
 
 
-class MaskReply(Message):
-    """Leg 3, site to coordinator, beside the two masked vectors."""
+class MaskReply(Signed):
+    """Leg 3, site to coordinator, beside the two masked vectors; `lanes` is `Lanes.digest` of them."""
 
     title: ClassVar[str] = "masked contribution"
+    label: ClassVar[str] = "masked"
     session: SessionNumber
     sum: SumNumber
     site: Name
     narrow: Words
     wide: Words
+    lanes: Bytes32
 
 
 class ConsentRequest(Message):

@@ -84,6 +84,25 @@ def test_the_ledger_refuses_a_study_that_would_exceed_the_sites_cap(toy: Path) -
     assert all(b <= a <= 4.0 for b, a in zip(before, after, strict=True))
 
 
+def test_a_study_does_not_look_cheaper_by_naming_a_larger_delta(toy: Path) -> None:
+    _use(toy, "local-dp", policy="epsilon_cap = 4.0")
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace('mode = "local-dp"', 'mode = "local-dp"\ndelta = 0.009'))
+    with pytest.raises(RoundError, match=r"may give away epsilon 4 \(delta 1e-05\) for each"):
+        _run(toy, "first")
+    assert all(spent <= 4.0 for spent in _spent(toy))
+
+
+def test_a_site_that_refuses_is_named_by_its_folder(toy: Path) -> None:
+    file = toy / "sites/south/site.toml"
+    file.write_text(file.read_text().replace('doors = ["open"]', 'doors = ["secure-only"]'))
+    grid = LocalGrid(client_app, find_sites(toy / "sites"))
+    federation = Federation.enlist(grid, load_study(toy / "study.toml"), "run")
+    assert federation.refused == {
+        "south": 'the site\'s policy allows doors: secure-only; the study asks for "open"'
+    }
+
+
 def test_a_private_run_that_is_resumed_pays_for_nothing_twice(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,12 @@ def test_json_holds_every_figure_and_its_meaning(honest: PrivacyAudit) -> None:
         "inversions",
     }
     assert "never that it is right" in found["meanings"]["epsilon_dp"]
+    assert f"no smaller than {honest.bound.epsilon_fdp:.2f}" in found["meanings"]["epsilon_fdp"]
+    assert "1 unit in a sum, 1.00 from the unprotected sum" in found["meanings"]["inversions"]
+
+
+def test_what_is_not_attacked_where_the_backbone_learns_is_said(honest: PrivacyAudit) -> None:
+    assert "the head alone" in replace(honest, tuned=True).meanings()["tuned"]
 
 
 def test_unfit_audits_are_refused(digits: Examples, gaussian: Callable[..., Release]) -> None:

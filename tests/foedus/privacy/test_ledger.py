@@ -16,7 +16,7 @@ from foedus.errors import PrivacyError
 from foedus.privacy import chain
 from foedus.privacy.accountant import Gaussian, epsilon
 from foedus.privacy.ledger import Ledger, Reservation
-from foedus.privacy.status import status
+from foedus.privacy.status import exported, status
 
 Open = Callable[..., Ledger]
 ROUND = [Gaussian(10)]
@@ -160,6 +160,17 @@ def test_the_export_lets_an_auditor_recompute_epsilon(open_ledger: Open) -> None
     assert exported["epsilon"] == epsilon(events, exported["delta"])
     assert exported["prv_epsilon"] == pytest.approx(exported["epsilon"], rel=0.02)
     assert exported["problem"] == ""
+
+
+def test_every_ledger_of_a_site_is_exported_with_what_its_lines_add_up_to(open_ledger: Open) -> None:
+    one, other = open_ledger("d1"), open_ledger("d2")
+    one.reserve("heart", "r", "round 1", ROUND)
+    other.reserve("heart", "r", "round 1", [Gaussian(3)])
+    found = {each["ledger"]: each for each in exported(one.path.parent, cap=8.0, delta=1e-5)}
+    assert found == {each.path.stem: {"ledger": each.path.stem, **each.export()} for each in (one, other)}
+    other.path.write_bytes(b"")
+    with pytest.raises(PrivacyError, match="was emptied; put back the last good copy"):
+        exported(one.path.parent, cap=8.0, delta=1e-5)
 
 
 def test_the_export_says_so_when_the_other_accountant_does_not_agree(

@@ -124,6 +124,26 @@ def test_a_masked_contribution_of_another_size_or_type_is_refused_and_not_added(
     five.check(masked.total(), five.names)
 
 
+def test_a_masked_contribution_that_was_altered_on_its_way_is_refused_and_may_come_again(five: Any) -> None:
+    masked = five.session().begin(0, five.quantities, request=five.request)
+    text, lanes = five.mask(masked, ME)
+    for lane in ("narrow", "wide"):
+        bent = Lanes(lanes.narrow.copy(), lanes.wide.copy())
+        getattr(bent, lane)[-1] ^= getattr(bent, lane).dtype.type(1)
+        with pytest.raises(SecureSumError, match="contribution of site 'site-00' was altered on its way"):
+            masked.add(text, bent, site=ME)
+    other = Lanes(lanes.narrow + np.uint32(1), lanes.wide)
+    forged = MaskReply.decode(text).model_copy(update={"lanes": other.digest()}).encode()
+    with pytest.raises(SecureSumError, match="signature on the masked contribution of site 'site-00' is not"):
+        masked.add(forged, other, site=ME)
+    assert masked.survivors == []
+    masked.add(text, lanes, site=ME)
+    for name in five.names[1:]:
+        masked.add(*five.mask(masked, name), site=name)
+    unmasked(five, masked)
+    five.check(masked.total(), five.names)
+
+
 def test_a_reply_for_another_site_session_or_sum_is_refused(five: Any) -> None:
     session = five.session(silent=["site-04"])
     masked = session.begin(0, five.quantities, request=five.request)
@@ -227,6 +247,8 @@ def test_a_site_that_sends_noise_is_noticed_in_the_total(five: Any) -> None:
         text, lanes = five.mask(masked, name)
         if name == OTHER:
             lanes = Lanes(lanes.narrow, lanes.wide + np.uint64(2**62))
+            draft = MaskReply.decode(text).model_copy(update={"lanes": lanes.digest()})
+            text = Keystore(five.folder / name).sign(draft).encode()
         masked.add(text, lanes, site=name)
     unmasked(five, masked)
     for _ in range(2):

@@ -211,7 +211,9 @@ def _require_permission(study: Study, config: SiteConfig, folder: Path) -> None:
         cap, delta = config.policy.epsilon_cap, config.policy.delta
         costs = epsilon(plan(study).events, delta)
         if costs > cap:
-            raise DoorError(f"its ledger's cap is epsilon {cap:g} at delta {delta:g}, where the study spends {costs:.3g}")
+            raise DoorError(
+                f"its ledger's cap is epsilon {cap:g} at delta {delta:g}; the study spends {costs:.3g}"
+            )
 
 
 def _measure(study: Study, opened: Opened, names: Sequence[str]) -> tuple[float, str, tuple[int, int]]:

@@ -86,9 +86,7 @@ def audit_head_training(
         for size in BATCH_SIZES
         if size <= n_targets
     )
-    return PrivacyAudit(
-        epsilon, delta, bound, protected, noiseless, inversions, clipping, of=of, tuned=tuned
-    )
+    return PrivacyAudit(epsilon, delta, bound, protected, noiseless, inversions, clipping, of=of, tuned=tuned)
 
 
 def _targets(examples: Examples, max_records: int, rng: np.random.Generator) -> Examples:

@@ -72,10 +72,12 @@ class PrivacyAudit:
         if self.verdict == "inconclusive":
             ceiling = max(bound.ceiling_dp, bound.ceiling_fdp)
             return (
-                f"The claim of {self.epsilon:.3g} for {self.of} is above {ceiling:.2f}, the most that {bound.n_canaries} "
-                "canaries can show; use more canaries."
+                f"The claim of {self.epsilon:.3g} for {self.of} is above {ceiling:.2f}, the most that "
+                f"{bound.n_canaries} canaries can show; use more canaries."
             )
-        return f"{proved}, within the claim of {self.epsilon:.3g} for {self.of}: no bug of that size was found."
+        return (
+            f"{proved}, within the claim of {self.epsilon:.3g} for {self.of}: no bug of that size was found."
+        )
 
     def meanings(self) -> dict[str, str]:
         """For each figure one sentence for an auditor: what it means, what it cannot prove."""

@@ -156,9 +156,11 @@ def privacy_lines(privacy: dict[str, Any]) -> list[str]:
     holds = attack["within_claim"] and attack["clipping_held"] is not False
     colour, verdict = ("green", "the claim holds") if holds else ("red", "THE CLAIM DOES NOT HOLD")
     clip = {True: "; the clip held", False: "; the clip did not hold", None: ""}[attack["clipping_held"]]
-    where = "in sums under masks" if privacy["mode"] == "secure+ddp" else "each site with all the noise itself"
+    where = (
+        "in sums under masks" if privacy["mode"] == "secure+ddp" else "each site with all the noise itself"
+    )
     return [
-        f"Privacy: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g} for each unit of each site, {where}.",
+        f"Privacy: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g} for each unit of a site, {where}.",
         f"  Attacked, [{colour}]{verdict}[/]: at least {attack['lower_bound']:.2f} of the {attack['claim']:.2f} claimed "
         f"for {attack['of']}{clip}.",
     ]

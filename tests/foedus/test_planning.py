@@ -123,7 +123,7 @@ def test_a_study_beyond_a_sites_cap_is_seen_before_launch(toy: Toy) -> None:
     _use(toy, "local-dp")
     toy.change("release_site_metrics", "epsilon_cap = 2.0\nrelease_site_metrics", file="sites/east/site.toml")
     [east] = [site for site in _plan(toy)["sites"] if site["site"] == "east"]
-    assert east["problem"] == "its ledger's cap is epsilon 2 at delta 1e-05, where the study spends 3"
+    assert east["problem"] == "its ledger's cap is epsilon 2 at delta 1e-05; the study spends 3"
 
 
 def test_trainable_names_the_head(toy: Toy) -> None:

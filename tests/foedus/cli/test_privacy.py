@@ -29,8 +29,13 @@ PRIVACY = {
 
 def test_a_private_run_ends_with_its_promise_and_what_attacks_made_of_it() -> None:
     promise, attacked = privacy_lines(PRIVACY)
-    assert promise.startswith("Privacy: epsilon 3 at delta 1e-05 for each unit of each site, in sums under masks")
-    assert "[green]the claim holds[/]: at least 1.14 of the 1.77 claimed for the rounds; the clip held" in attacked
+    assert promise.startswith(
+        "Privacy: epsilon 3 at delta 1e-05 for each unit of a site, in sums under masks"
+    )
+    assert (
+        "[green]the claim holds[/]: at least 1.14 of the 1.77 claimed for the rounds; the clip held"
+        in attacked
+    )
     broken = {**PRIVACY, "attack": {**PRIVACY["attack"], "clipping_held": False}}  # type: ignore[dict-item]
     assert "THE CLAIM DOES NOT HOLD" in privacy_lines(broken)[1]
     assert privacy_lines({"mode": "secure-only", "guarantee": None}) == [
@@ -44,9 +49,7 @@ def site(tmp_path: Path) -> Path:
     """A site whose ledger has one charge."""
     text = '[site]\nname = "north"\n[data]\nkind = "table"\npath = "data.csv"\nlabel = "y"\n'
     (tmp_path / "site.toml").write_text(text)
-    ledger = Ledger.open(
-        tmp_path / LEDGER_FOLDER, data="data.csv", unit="record", cap_epsilon=8, delta=1e-5
-    )
+    ledger = Ledger.open(tmp_path / LEDGER_FOLDER, data="data.csv", unit="record", cap_epsilon=8, delta=1e-5)
     ledger.reserve("heart", "r", "round 1", [Gaussian(10)])
     return tmp_path
 

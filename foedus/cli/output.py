@@ -161,6 +161,6 @@ def privacy_lines(privacy: dict[str, Any]) -> list[str]:
     )
     return [
         f"Privacy: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:g} for each unit of a site, {where}.",
-        f"  Attacked, [{colour}]{verdict}[/]: at least {attack['lower_bound']:.2f} of the {attack['claim']:.2f} claimed "
-        f"for {attack['of']}{clip}.",
+        f"  Attacked, [{colour}]{verdict}[/]: at least {attack['lower_bound']:.2f} of the {attack['claim']:.2f} "
+        f"claimed for {attack['of']}{clip}.",
     ]

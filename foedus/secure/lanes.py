@@ -42,8 +42,8 @@ class Lanes:
 
     def digest(self) -> bytes:
         """32 bytes that stand for every word of two lanes of known lengths."""
-        found = hashlib.sha256(np.ascontiguousarray(self.narrow).view(np.uint8))
-        found.update(np.ascontiguousarray(self.wide).view(np.uint8))
+        found = hashlib.sha256(np.ascontiguousarray(self.narrow).data)
+        found.update(np.ascontiguousarray(self.wide).data)
         return found.digest()
 
 

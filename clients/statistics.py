@@ -21,6 +21,7 @@ from foedus.config import nearest
 from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
 from foedus.examples import Examples
+from foedus.histograms import Histograms
 from foedus.statistic import Arrays, Settings, Statistic
 
 KNOWN: dict[str, type[Statistic[Any]]] = {
@@ -42,10 +43,13 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         GroupLabels,
         Shift,
         Scatter,
+        Histograms,
     )
 }
 
-FEATURE_SUMS = frozenset(found.name for found in (Moments, RidgeSums, PrototypeSums, Shift, Scatter))
+FEATURE_SUMS = frozenset(
+    found.name for found in (Moments, RidgeSums, PrototypeSums, Shift, Scatter, Histograms)
+)
 """Sums of features without noise: over few records, or as the difference of two, they tell of single ones."""
 
 

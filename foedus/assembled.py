@@ -13,12 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from foedus import files
-from foedus.backbones import Embedder, Standardiser, open_backbone
-from foedus.backbones.frozen import freeze
-from foedus.backbones.networks import Tapped
-from foedus.backbones.saving import read_tuned
-from foedus.backbones.sources import parse_tap
-from foedus.backbones.spec import BackboneSpec
+from foedus.backbones import Embedder, Standardiser
+from foedus.backbones.saving import open_saved
 from foedus.errors import BackboneError, RunError
 from foedus.fronts import Front, Records, front, unit_rows
 from foedus.head import LinearHead
@@ -133,26 +129,4 @@ def network(run: RunFolder) -> Embedder:
         RunError: If the tuned tensors are missing or altered.
         BackboneError: If it is not on this machine.
     """
-    study = run.study()
-    embedder: Any = open_backbone(study.backbone, study.table)
-    if study.backbone.tuned:
-        embedder.model = _tuned(run, embedder.spec)
-    found: Embedder = embedder
-    return found
-
-
-def _tuned(run: RunFolder, spec: BackboneSpec) -> torch.nn.Module:
-    """The whole network up to its tap, with the tuned tensors; LoRA's matrices are added to the weights."""
-    from foedus.backbones.tunable import Tunable
-
-    tensors = read_tuned(run.path / CARD_FILE.parent)
-    if not tensors:
-        raise RunError(
-            f"{run.path / CARD_FILE} names no tuned tensors, but the study tunes; restore the run's own."
-        )
-    tunable = Tunable(run.study())  # not the one the process shares: what is merged can learn no more
-    tunable.load(tensors)
-    whole: Any = tunable.network
-    if run.study().backbone.tune == "lora":
-        whole = whole.merge_and_unload()
-    return freeze(Tapped(whole, parse_tap(spec.tap)) if spec.modality == "image" else whole)
+    return open_saved(run.study(), run.path / CARD_FILE.parent)

@@ -28,6 +28,7 @@ APPROVAL_FILE = "approval.json"
 FEWSHOT_FILE = "fewshot.json"
 REPORT_FILE = "report.html"
 HEAD_FILE = "model/head.safetensors"
+SERVING_FILE, HISTOGRAMS_FILE = "model/serving.json", "model/histograms.safetensors"
 LATEST = "checkpoints/latest.json"
 UNSEALED = frozenset({STATE_FILE, LOG_FILE, APPROVAL_FILE, "checkpoints", "bundle"})
 """What of a run folder changes after the run, or only serves to resume it; everything else is sealed."""

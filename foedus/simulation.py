@@ -29,7 +29,15 @@ from foedus.door import KEYS_FOLDER
 from foedus.errors import AuditError, ConfigError, FoedusError, RunError
 from foedus.head import LinearHead
 from foedus.reference import concatenate, local_everywhere, pooled_model
-from foedus.runs import AUDIT_FILE, HEAD_FILE, POLICY_CHANGED, POLICY_FILE, RESULTS_FILE, RunFolder
+from foedus.runs import (
+    AUDIT_FILE,
+    HEAD_FILE,
+    POLICY_CHANGED,
+    POLICY_FILE,
+    RESULTS_FILE,
+    SERVING_FILE,
+    RunFolder,
+)
 from foedus.secure.keystore import Keystore
 from foedus.secure.roster import Roster
 from foedus.site import find_sites, load_site
@@ -40,6 +48,7 @@ from server.local_grid import LocalGrid
 from server.ray_engine import ray_grid, require_ray
 from server.results import after_attack, mean_metrics, run_audit, write_card, write_report
 from server.rounds import Training, run_rounds
+from server.serving import write_serving
 from server.start import begin
 
 log = logging.getLogger(__name__)
@@ -268,6 +277,8 @@ def audit_again(run: RunFolder, *, policy: Path | None) -> AuditReport:
     report = run_audit(federation, LinearHead.from_arrays(arrays), run, model_digest=digest, attack=attack)
     if report is None:
         raise AuditError("the run's study names no policy; give one with --policy.")
+    if not (run.path / SERVING_FILE).exists():
+        write_serving(federation, LinearHead.from_arrays(arrays), run)
     run.log("audited", policy_sha256=files.sha256_file(run.path / POLICY_FILE), verdict=report.verdict)
     write_card(run, results, report)
     write_report(run)

@@ -27,6 +27,7 @@ from server.results import (
     write_report,
 )
 from server.rounds import Training, restore, run_rounds, save
+from server.serving import write_serving
 from server.start import balance, begin, refit
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     before = audit_of_start(federation, training, run)
     attacked = results["privacy"]["attack"]
     audit = run_audit(federation, federation.use(training.best), run, model_digest=digest, attack=attacked)
+    write_serving(federation, federation.use(training.best), run)
     results["audit_of_start"] = start_and_trained(before, audit, best_round=training.best_round)
     results["notes"] += private_note(federation, run)
     files.write_json(run.path / RESULTS_FILE, results)

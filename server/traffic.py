@@ -26,11 +26,13 @@ from foedus.backbones import Centre, Moments, Standardiser, describe
 from foedus.backbones.coral import Scatter
 from foedus.budget import plan, release_of, round_name
 from foedus.evaluation import Evaluation
+from foedus.histograms import Histograms
 from foedus.model import Model
 from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
 from server.legs import Traffic, masked_sum, plain_sum, secure_setup
 from server.masked import BATCH
+from server.serving import TEMPERATURES as SERVED_TEMPERATURES
 from server.start import PENALTIES, TEMPERATURES
 
 STAMP = "-20261121-101500-1f2e"
@@ -178,6 +180,9 @@ class Forecast:
         yield self._ask("edges of the audit", AuditEdges(head, positive))
         edges = np.arange(N_BINS - 1, dtype=np.float64)
         yield self._ask("audit", audit_request(self.policy, head=head, positive=positive, edges=edges))
+        if self.study.backbone.align == "none":
+            yield self._ask("temperature of the service", Evaluation([head], SERVED_TEMPERATURES))
+            yield self._ask("histograms of the service", Histograms(head))
 
     def _ask(
         self,

@@ -1,11 +1,18 @@
 """Tuned tensors on disk, in the formats their own libraries read: a PEFT adapter, or the network's own names."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from foedus import files
-from foedus.backbones.registry import open_tunable
+from foedus.backbones.registry import open_backbone, open_tunable
+from foedus.backbones.sources import parse_tap
+from foedus.backbones.spec import BackboneSpec, Embedder
+from foedus.errors import RunError
 from foedus.statistic import Arrays
 from foedus.study import Study
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER, TENSORS = "adapter/adapter_model.safetensors", "backbone.safetensors"
 """Below the model folder: lora, and the other ways to tune."""
@@ -41,3 +48,42 @@ def read_tuned(folder: Path) -> Arrays:
     if "tuned" not in about:
         return {}
     return files.read_arrays(folder / str(about["tuned"]), sha256=str(about["tuned_sha256"]))
+
+
+def open_saved(study: Study, folder: Path, *, device: str = "cpu", batch_size: int = 32) -> Embedder:
+    """The backbone as the head in a model folder reads it: with what was tuned, if anything was.
+
+    Args:
+        study: Says how the backbone was tuned.
+        folder: The model folder, with backbone.json.
+        device: Where it runs.
+        batch_size: Most inputs the network sees at once.
+
+    Raises:
+        RunError: If the tuned tensors are missing or altered.
+        BackboneError: If it is not on this machine.
+    """
+    embedder: Any = open_backbone(study.backbone, study.table, device=device, batch_size=batch_size)
+    if study.backbone.tuned:
+        embedder.model = _tuned(study, folder, embedder.spec).to(device)
+    found: Embedder = embedder
+    return found
+
+
+def _tuned(study: Study, folder: Path, spec: BackboneSpec) -> "torch.nn.Module":
+    """The whole network up to its tap, with the tuned tensors; LoRA's matrices are added to the weights."""
+    from foedus.backbones.frozen import freeze
+    from foedus.backbones.networks import Tapped
+    from foedus.backbones.tunable import Tunable
+
+    tensors = read_tuned(folder)
+    if not tensors:
+        raise RunError(
+            f"{folder / 'backbone.json'} names no tuned tensors, but the study tunes; restore the run's own."
+        )
+    tunable = Tunable(study)  # not the one the process shares: what is merged can learn no more
+    tunable.load(tensors)
+    whole: Any = tunable.network
+    if study.backbone.tune == "lora":
+        whole = whole.merge_and_unload()
+    return freeze(Tapped(whole, parse_tap(spec.tap)) if spec.modality == "image" else whole)

@@ -29,7 +29,7 @@ from foedus.secure.roster import fingerprint
 from foedus.secure.wire import canonical
 from foedus.study import NAME
 
-Purpose = Literal["foedus policy v1", "foedus approval v1"]
+Purpose = Literal["foedus policy v1", "foedus approval v1", "foedus bundle v1", "foedus release v1"]
 """What a signature is for; the first bytes that are signed."""
 ROLE = r"^[a-z][a-z0-9_-]{0,31}$"
 HEX32, HEX64 = r"^[0-9a-f]{64}$", r"^[0-9a-f]{128}$"

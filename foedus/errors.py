@@ -9,6 +9,8 @@ FoedusError
 ├── RunError         a run folder is missing, incomplete or altered         (exit 2)
 │   └── ExportError     an exported file is not the run's model             (exit 1)
 ├── ApprovalError    a signature does not hold, or an approval is refused   (exit 1)
+├── ReleaseError     a bundle does not hold, or may not be released          (exit 1)
+├── ServiceError     the inference service cannot start or go on            (exit 2)
 ├── PrivacyError     a budget would be overdrawn, or a guarantee not kept   (exit 1)
 ├── DoorError        the door or the site's policy refused a release        (exit 1)
 │   └── SecureSumError  a secure sum stopped: a site or the coordinator strayed (exit 1)
@@ -75,6 +77,16 @@ class ApprovalError(FoedusError):
     """A key or signature does not hold, or an audit cannot be approved."""
 
     exit_code = 1
+
+
+class ReleaseError(FoedusError):
+    """A bundle does not hold, or a model may not be released or served."""
+
+    exit_code = 1
+
+
+class ServiceError(FoedusError):
+    """The inference service cannot start with these settings, or a request cannot be answered."""
 
 
 class PrivacyError(FoedusError):

@@ -20,6 +20,7 @@ from foedus.cli import (
     fewshot,
     operations,
     privacy,
+    release,
     sites,
     studies,
     tune,
@@ -44,6 +45,7 @@ app.command("watch")(federation.watch)
 app.command("stop")(federation.stop)
 app.command("list")(studies.list_runs)
 app.command("approve")(approve.approve)
+app.command("release")(release.release)
 app.command("export")(export.export)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(coordinator.app, name="coordinator")

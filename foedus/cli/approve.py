@@ -38,7 +38,7 @@ def init(
     """
     from fairness.signing import PRIVATE_SUFFIX, PUBLIC_SUFFIX, create_key
 
-    passphrase = _passphrase(confirm=True) if encrypt else None
+    passphrase = ask_passphrase(confirm=True) if encrypt else None
     public = create_key(folder, name=name, role=role, passphrase=passphrase)
     private_file, public_file = (str(folder / f"{name}{end}") for end in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     if as_json:
@@ -67,7 +67,7 @@ def sign(
     from fairness.signing import load_signer, sign_file, signature_file
 
     load_policy(file)
-    signature = sign_file(file, load_signer(key, passphrase=_passphrase), purpose="foedus policy v1")
+    signature = sign_file(file, load_signer(key, passphrase=ask_passphrase), purpose="foedus policy v1")
     if as_json:
         print_json({"file": str(signature_file(file)), **signature.model_dump()})
         return
@@ -101,7 +101,7 @@ def approve(
         raise ConfigError(
             "--waive", ["write GATE=REASON, e.g. --waive tpr:sex='few women; reviewed by hand'"]
         )
-    found = approval.approve(folder, load_signer(key, passphrase=_passphrase), reason=reason, waive=waived)
+    found = approval.approve(folder, load_signer(key, passphrase=ask_passphrase), reason=reason, waive=waived)
     if as_json:
         print_json(found.model_dump())
         return
@@ -115,7 +115,8 @@ def approve(
         console.print(f"  holds until {statement.expires}")
 
 
-def _passphrase(*, confirm: bool = False) -> str:
+def ask_passphrase(*, confirm: bool = False) -> str:
+    """From the environment, or from who sits at the terminal."""
     from foedus.errors import ApprovalError
 
     found = os.environ.get(PASSPHRASE)

@@ -15,7 +15,7 @@ from typing import Any
 from fairness.findings import AuditReport
 from foedus.errors import AuditError
 
-LOG_FILE = "audits.jsonl"
+AUDITS_FILE = "audits.jsonl"
 EVERYONE = "everyone"
 
 
@@ -60,7 +60,7 @@ class Cohort:
         return None
 
 
-def check(found: Cohort, log: Path, *, k: int) -> None:
+def refuse_near(found: Cohort, log: Path, *, k: int) -> None:
     """Refuse an audit that differs from an earlier one of the same sites by fewer than k people.
 
     Args:
@@ -80,13 +80,14 @@ def check(found: Cohort, log: Path, *, k: int) -> None:
             than = "" if group == other else f" '{other}'"
             raise AuditError(
                 f"this audit and that of run {earlier.run} differ by fewer than {k} people in {what} (there{than}), "
-                "who could be told from the difference; nothing was written: use the earlier policy and data"
+                "who could be told from the difference; nothing was written: use the earlier policy and data, or, if "
+                "these are other people (another split), another folder of runs (--runs)"
             )
 
 
 def append(found: Cohort, log: Path) -> None:
     """Keep what an audit released; once for audits that released the same."""
-    if found in read(log):
+    if any((earlier.sites, earlier.groups) == (found.sites, found.groups) for earlier in read(log)):
         return
     entry = {"run": found.run, "sites": found.sites, "groups": found.groups}
     with log.open("a", encoding="utf-8") as file:

@@ -27,6 +27,8 @@ from fairness.tables import FACTS, NOBODY, AuditTotals, Counts, Facts, GroupTabl
 from foedus.errors import AuditError
 
 Mask = NDArray[np.bool_]
+Orders = tuple[tuple[int, ...], tuple[int, ...]]
+"""Rows of facts, the most wanted first: all, and those that a table keeps at least."""
 
 MAX_UNKNOWNS = 20_000
 ROUNDS = 8
@@ -53,6 +55,7 @@ class _Hiding:
         small: Sensitive because it is small.
         width: Of the blocks.
         shift: How far below the multiples of the width they begin; those of small counts begin at 0.
+        lean: Only what is wanted most is written: people, positives, and what gates are about.
         blank: Nothing of the table is written.
     """
 
@@ -66,6 +69,7 @@ class _Hiding:
     small: Mask
     width: int
     shift: int = 0
+    lean: bool = False
     blank: bool = False
 
     def bounds(self) -> tuple[Counts, Counts]:
@@ -87,12 +91,13 @@ def disclose(totals: AuditTotals, policy: Policy) -> AuditTotals:
         return totals
     views = totals.views or (totals.positive,)
     shape = _Shape.of(views, next(iter(totals.tables.values())).confusion.shape[1])
-    order = _order(policy, shape)
+    orders = _orders(policy, shape)
     tables = {key: _begin(table, shape, policy) for key, table in totals.tables.items()}
-    whole = _whole(_everyone(totals, policy), shape, order, policy)
+    whole = _begin(_everyone(totals, policy), shape, policy)
+    whole.open_[:] = True  # readers may know everyone's counts from elsewhere (results.json)
     for names in _components(list(tables.values())):
         part = [found for found in tables.values() if set(found.names) <= set(names)]
-        _hide(part, names, shape, order, policy, whole)
+        _hide(part, names, shape, orders, policy, whole)
     done = {key: _released(found, shape, _suppressed(found, policy)) for key, found in tables.items()}
     return replace(totals, tables=done, views=views)
 
@@ -103,7 +108,7 @@ def everyone(totals: AuditTotals, policy: Policy) -> GroupTable:
     if table.noise > 0:
         return replace(table, suppressed=(None,))
     shape = _Shape.of(totals.views or (totals.positive,), table.confusion.shape[1])
-    return _released(_whole(table, shape, _order(policy, shape), policy), shape, (None,))
+    return _released(_whole(table, shape, _orders(policy, shape), policy), shape, (None,))
 
 
 def _everyone(totals: AuditTotals, policy: Policy) -> GroupTable:
@@ -124,9 +129,9 @@ def _everyone(totals: AuditTotals, policy: Policy) -> GroupTable:
     )
 
 
-def _whole(table: GroupTable, shape: "_Shape", order: tuple[int, ...], policy: Policy) -> _Hiding:
+def _whole(table: GroupTable, shape: "_Shape", orders: Orders, policy: Policy) -> _Hiding:
     found = _begin(table, shape, policy)
-    _settle_one(found, shape, order)
+    _settle_one(found, shape, orders)
     return found
 
 
@@ -172,15 +177,21 @@ class _Shape:
         return self.facts.index((self.facts[0][0] if whole else view, name))
 
 
-def _order(policy: Policy, shape: _Shape) -> tuple[int, ...]:
-    """The counts from the most to the least wanted: people, what gates are about, positives, the rest."""
+def _orders(policy: Policy, shape: _Shape) -> Orders:
+    """The counts from the most to the least wanted: people, what gates are about, positives, the rest;
+    and the same without the rest."""
     about = {name: name for name in FACTS}
     wanted = ["n"]
     for metric in dict.fromkeys(gate.metric for gate in policy.gates if gate.metric in PROPORTIONS):
         wanted += [str(part) for part in PROPORTIONS[metric](_Names(about))][::-1]
-    wanted += ["positives", "negatives", "tp", "fn", "fp", "tn", *FACTS]
+    wanted.append("positives")
+    rest = ["negatives", "tp", "fn", "fp", "tn", *FACTS]
     views = list(dict.fromkeys(view for view, _ in shape.facts))
-    return tuple(dict.fromkeys(shape.place(view, name) for view in views for name in wanted))
+    every, lean = (
+        tuple(dict.fromkeys(shape.place(view, name) for view in views for name in names))
+        for names in ([*wanted, *rest], wanted)
+    )
+    return every, lean
 
 
 class _Names:
@@ -252,13 +263,13 @@ def _divide(
     return open_, blocks
 
 
-def _settle_one(table: _Hiding, shape: _Shape, order: tuple[int, ...]) -> None:
+def _settle_one(table: _Hiding, shape: _Shape, orders: Orders) -> None:
     """Decide which counts of each group may be known, given the guarded."""
     table.open_, table.blocks = np.ones_like(table.open_), np.zeros_like(table.blocks)
     for group in np.flatnonzero(table.guarded.any(axis=0)):
         masks = (table.sensitive[:, group], table.guarded[:, group])
         sensitive, guarded = (tuple(np.flatnonzero(mask).tolist()) for mask in masks)
-        found = _divide(sensitive, guarded, shape.rows.tobytes(), len(shape.facts), order)
+        found = _divide(sensitive, guarded, shape.rows.tobytes(), len(shape.facts), orders[table.lean])
         table.open_[:, group], table.blocks[:, group] = found
 
 
@@ -276,51 +287,63 @@ def _hide(
     tables: list[_Hiding],
     names: tuple[str, ...],
     shape: _Shape,
-    order: tuple[int, ...],
+    orders: Orders,
     policy: Policy,
     whole: _Hiding,
 ) -> None:
-    """Decide on tables that are tied together, given what is written of everyone.
+    """Decide on tables that are tied together, one after the other, given what readers know of everyone.
 
-    Readers may know everyone's counts from elsewhere (results.json); only where that leaves no way are
-    they taken to know no more than this audit says.
+    Attributes come before intersections and what gates look at before the rest, so that a later table
+    gives way to an earlier one.
     """
-    sums = _relations(tables)
+    gated = {gate.attribute for gate in policy.gates}
+    done: list[_Hiding] = []
+    for table in sorted(tables, key=lambda found: (len(found.names), found.table.key not in gated)):
+        _hide_one(table, done, names, shape, orders, policy, whole)
+        done.append(table)
+
+
+def _hide_one(
+    table: _Hiding,
+    done: list[_Hiding],
+    names: tuple[str, ...],
+    shape: _Shape,
+    orders: Orders,
+    policy: Policy,
+    whole: _Hiding,
+) -> None:
+    """Decide on one table, given those that are decided; in the worst case nothing of it is written."""
+    together = [*done, table]
+    names = tuple(name for name in names if any(name in found.names for found in together))
+    sums = [members for members in _relations(together) if members[-1][0] is table]
     for attempt in range(ROUNDS):
-        _settle(tables, sums, shape, order)
-        known = replace(whole, open_=np.ones_like(whole.open_)) if attempt < ROUNDS - 2 else whole
-        found = _derivable(tables, names, shape, policy, known)
-        if not any(mask.any() for mask in found):
+        _settle(table, sums, shape, orders)
+        found = _derivable(together, names, shape, policy, whole)
+        facts = np.asarray(np.stack([mask.any(axis=1) for mask in found]).any(axis=0), np.bool_)
+        if not facts.any():
             return
-        for table, mask in zip(tables, found, strict=True):
-            _hide_more(table, mask, attempt)
-    for table in tables:
-        table.blank = True
+        _hide_more(table, facts, attempt)
+    table.blank = True
 
 
 def _settle(
-    tables: list[_Hiding], sums: list[list[tuple[_Hiding | None, int]]], shape: _Shape, order: tuple[int, ...]
+    table: _Hiding, sums: list[list[tuple[_Hiding | None, int]]], shape: _Shape, orders: Orders
 ) -> None:
-    """Hide more until no sum has exactly one hidden member."""
+    """Hide more of the table until no sum that its groups are parts of has exactly one hidden member."""
     changed = True
     while changed:
         changed = False
-        for table in tables:
-            _settle_one(table, shape, order)
+        _settle_one(table, shape, orders)
         for members in sums:
-            shown = [(table, group) for table, group in members if table is not None]
-            hidden = np.stack([~table.open_[:, group] for table, group in shown])
+            shown = [(found, group) for found, group in members if found is not None]
+            hidden = np.stack([~found.open_[:, group] for found, group in shown])
+            parts = [group for found, group in members[1:]]
             for fact in np.flatnonzero(hidden.sum(axis=0) == 1):
-                parts = members[1:]
-                able = [(t, g) for t, g in parts if t is not None and t.open_[fact, g] and t.values[0, g]]
-                if not able:
-                    continue
-                table, group = max(
-                    able,
-                    key=lambda member: (member[0].values[fact, member[1]], member[0].values[0, member[1]]),
-                )
-                table.guarded[fact, group] = True
-                changed = True
+                able = [g for g in parts if table.open_[fact, g] and table.values[0, g]]
+                if able:
+                    chosen = max(able, key=lambda g: (table.values[fact, g], table.values[0, g]))
+                    table.guarded[fact, chosen] = True
+                    changed = True
 
 
 def _relations(tables: list[_Hiding]) -> list[list[tuple[_Hiding | None, int]]]:
@@ -340,20 +363,21 @@ def _relations(tables: list[_Hiding]) -> list[list[tuple[_Hiding | None, int]]]:
     return found
 
 
-def _hide_more(table: _Hiding, derivable: Mask, attempt: int) -> None:
-    """After counts could be worked out: other blocks, then wider ones and the next largest group, then all."""
-    if not derivable.any():
-        return
+def _hide_more(table: _Hiding, facts: Mask, attempt: int) -> None:
+    """After these counts (n_facts,) could be worked out: other blocks, fewer counts, wider blocks and
+    the next largest group, then blocks alone."""
     if attempt % 2 == 0:
         table.shift = table.width // 2
+    elif not table.lean:
+        table.lean, table.shift = True, 0
     else:
         table.width, table.shift = 2 * table.width, 0
+        for fact in np.flatnonzero(facts):
+            able = np.flatnonzero(table.open_[fact] & (table.values[0] > 0))
+            if len(able):
+                table.guarded[fact, able[np.argmax(table.values[fact, able])]] = True
     if attempt > ROUNDS // 2:
         table.guarded[:] = True
-    for fact in np.flatnonzero(derivable.any(axis=1) & (attempt % 2 == 1)):
-        able = np.flatnonzero(table.open_[fact] & (table.values[0] > 0))
-        if len(able):
-            table.guarded[fact, able[np.argmax(table.values[fact, able])]] = True
 
 
 def _derivable(

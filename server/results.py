@@ -8,6 +8,7 @@ import numpy as np
 
 from fairness.audit import AuditReport, audit_request, build_audit
 from fairness.card import card_yaml, front_matter
+from fairness.cohorts import AUDITS_FILE, Cohort, append, refuse_near
 from fairness.edges import AuditEdges
 from fairness.origin import policy_origin, with_origin
 from fairness.policy import Policy, load_policy
@@ -111,6 +112,9 @@ def run_audit(
     """The audit of the federated head by the run's policy; None if the study has none.
 
     An attack that shows more than the study's privacy claim fails it, whatever the gates say.
+
+    Raises:
+        AuditError: If an earlier audit beside this run differs by so few people that they could be told.
     """
     if not (run.path / POLICY_FILE).exists():
         return None
@@ -128,6 +132,10 @@ def run_audit(
     )
     report = after_attack(report, attack)
     report = with_origin(report, policy_origin(run))
+    if not study.door.private:  # there the ledger counts what is asked
+        cohort = Cohort.of(report, run=run.run_id, sites=federation.cohort.values())
+        refuse_near(cohort, run.path.parent / AUDITS_FILE, k=policy.disclosure.k)
+        append(cohort, run.path.parent / AUDITS_FILE)
     files.write_bytes(run.path / AUDIT_FILE, report.to_json().encode())
     heard.write(run)
     return report

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fairness.audit import AuditReport
-from fairness.cohorts import Cohort, append, check, read
+from fairness.cohorts import Cohort, append, read, refuse_near
 from foedus.errors import AuditError
 
 SITES = ["east", "north", "west"]
@@ -46,27 +46,27 @@ def test_a_difference_of_fewer_than_k_people_is_refused(now: Cohort, refused: bo
     log = tmp_path / "audits.jsonl"
     append(cohort(age={"<50": 100, "50+": 200}), log)
     if not refused:
-        check(now, log, k=11)
+        refuse_near(now, log, k=11)
         return
     with pytest.raises(AuditError, match="run a differ by fewer than 11 people"):
-        check(now, log, k=11)
+        refuse_near(now, log, k=11)
     assert len(read(log)) == 1
 
 
 def test_other_sites_are_other_people(tmp_path: Path) -> None:
     log = tmp_path / "audits.jsonl"
     append(cohort(), log)
-    check(Cohort("b", ["south"], {"everyone": {"everyone": 301}}), log, k=11)
+    refuse_near(Cohort("b", ["south"], {"everyone": {"everyone": 301}}), log, k=11)
 
 
 def test_groups_of_one_policy_that_are_as_large_as_each_other_are_no_difference(tmp_path: Path) -> None:
     log = tmp_path / "audits.jsonl"
     append(cohort(sex={"f": 148, "m": 152}), log)
-    check(cohort("b", sex={"f": 148, "m": 152}), log, k=11)
+    refuse_near(cohort("b", sex={"f": 148, "m": 152}), log, k=11)
 
 
 def test_a_log_that_was_altered_stops_audits(tmp_path: Path) -> None:
     log = tmp_path / "audits.jsonl"
     log.write_text("{}\n")
     with pytest.raises(AuditError, match="cannot be read"):
-        check(cohort(), log, k=11)
+        refuse_near(cohort(), log, k=11)

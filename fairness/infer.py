@@ -7,7 +7,6 @@ The intervals of all pairs hold together, so the largest gap needs no further co
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, hypot, inf, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from fairness.shares import shares
 from fairness.tables import UNIT, GroupTable
 
 POWER = 0.8
+_Z_POWER = float(norm.ppf(POWER))
 
 
 @dataclass(frozen=True)
@@ -214,11 +214,10 @@ def smallest_ratio(found: Limits) -> Interval:
     if len(rows.value) < 2 or rows.value.max() == 0:
         return UNDEFINED
     bottom, top = rows.ends or (rows, rows)
-    pairs = [(i, j) for i in range(len(rows.value)) for j in range(len(rows.value)) if i != j]
-    lows = [_ratio_ends(bottom, i, top, j)[0] for i, j in pairs]
-    highs = [_ratio_ends(top, i, bottom, j)[1] for i, j in pairs]
+    pairs = ~np.eye(len(rows.value), dtype=bool)
+    low, high = _ratio_ends(bottom, top)[0][pairs], _ratio_ends(top, bottom)[1][pairs]
     value = float(rows.value.min() / rows.value.max())
-    return Interval(value, min(lows), min(1.0, *highs))
+    return Interval(value, float(low.min()), min(1.0, float(high.min())))
 
 
 def worst_calibration(found: Limits) -> Interval:
@@ -233,20 +232,18 @@ def worst_calibration(found: Limits) -> Interval:
     return Interval(float(value.min()), float(low.min()), float(high.min()))
 
 
-def _ratio_ends(one: Limits, i: int, other: Limits, j: int) -> tuple[float, float]:
-    if min(one.value[i], other.value[j]) == 0:
-        low = 0.0 if one.low[i] == 0 else float(one.low[i] / other.high[j])
-        return low, float("inf") if other.low[j] == 0 else float(one.high[i] / other.low[j])
-    value_i, low_i, high_i = (_log(float(part[i])) for part in (one.value, one.low, one.high))
-    value_j, low_j, high_j = (_log(float(part[j])) for part in (other.value, other.low, other.high))
-    down = hypot(value_i - low_i, high_j - value_j)
-    up = hypot(high_i - value_i, value_j - low_j)
-    return exp(value_i - value_j - down), exp(value_i - value_j + up)
-
-
-def _log(x: float) -> float:
-    """Natural logarithm; that of 0 is minus infinity."""
-    return log(x) if x > 0 else -inf
+def _ratio_ends(one: Limits, other: Limits) -> tuple[Reals, Reals]:
+    """(n, n) twice: ends of the ratio of each group in `one` to each in `other`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, low, high = (np.log(part) for part in (one.value, one.low, one.high))
+        value_, low_, high_ = (np.log(part) for part in (other.value, other.low, other.high))
+        gap = value[:, None] - value_[None, :]
+        down = np.hypot((value - low)[:, None], (high_ - value_)[None, :])
+        up = np.hypot((high - value)[:, None], (value_ - low_)[None, :])
+        crude_low = np.where(one.low[:, None] == 0, 0.0, one.low[:, None] / other.high[None, :])
+        crude_high = np.where(other.low[None, :] == 0, np.inf, one.high[:, None] / other.low[None, :])
+        zero = np.minimum(one.value[:, None], other.value[None, :]) == 0
+        return np.where(zero, crude_low, np.exp(gap - down)), np.where(zero, crude_high, np.exp(gap + up))
 
 
 def null_variance(metric: str, table: GroupTable, positive: int, *, rows: NDArray[np.int64]) -> Reals:
@@ -273,7 +270,7 @@ def detectable_gap(variance: float, reference_variance: float, *, z: float) -> f
         reference_variance: Of the reference group's figure.
         z: Critical value of the comparison.
     """
-    return min(1.0, float((z + norm.ppf(POWER)) * np.sqrt(variance + reference_variance)))
+    return min(1.0, float((z + _Z_POWER) * np.sqrt(variance + reference_variance)))
 
 
 def needed_per_group(standard_error: float, tolerance: float, n_groups: int, *, alpha: float) -> int:

@@ -134,7 +134,7 @@ def recut(table: GroupTable, index: NDArray[np.int64], *, positive: int) -> Grou
 
 
 def one_threshold(found: Cuts, policy: Policy) -> Found:
-    """The one threshold for all that comes closest to the gates; the smallest loss of accuracy decides ties."""
+    """The one threshold for all that comes closest to the gates; of several, the nearest to the policy's."""
     before = standing(found.totals, policy)
     tried = [(index, standing(found.at(index), policy)) for index in found.safe_for_all()]
     if not tried:
@@ -144,7 +144,8 @@ def one_threshold(found: Cuts, policy: Policy) -> Found:
         )
         return Found({"everyone": found.probability(found.now)}, found.totals, reason)
     allowed = [each for each in tried if acceptable(each[1], before, policy)]
-    index, after = min(allowed or tried, key=lambda each: each[1].order)
+    nearest = sorted(allowed or tried, key=lambda each: abs(found.edges[each[0]] - found.edges[found.now]))
+    index, after = min(nearest, key=lambda each: each[1].order[:2])
     refused = None if allowed else _worse(before, after, policy)
     return Found({"everyone": found.probability(index)}, found.at(index), refused)
 

@@ -238,5 +238,7 @@ def _restricted(policy: Policy, key: str) -> Policy:
 
 
 def _how(found: Found) -> str:
-    cut = ", ".join(f"{group} {value:.3f}" for group, value in found.thresholds.items())
+    if list(found.thresholds) == ["everyone"]:
+        return f"decide for the positive class from a probability of {found.thresholds['everyone']:.3f}."
+    cut = ", ".join(f"{value:.3f} ({group})" for group, value in found.thresholds.items())
     return f"decide for the positive class from a probability of {cut}."

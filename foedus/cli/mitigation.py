@@ -29,17 +29,16 @@ def show_mitigation(found: "Mitigation") -> None:
 
 def _alternatives(found: "Mitigation") -> Table:
     gates = list(found.alternatives[0].figures)
-    table = Table(title="candidates, on training and validation data", title_justify="left")
-    for name in ("candidate", "threshold", "accuracy", *gates, "within", "front", ""):
+    tried = f"{len(found.alternatives)} candidates on training and validation data"
+    title = f"{tried}: the model as it is and those no other beats (all: mitigation.json)"
+    table = Table(title=title, title_justify="left")
+    for name in ("candidate", "threshold", "accuracy", *gates, "within", ""):
         table.add_column(escape(name))
     for each in found.alternatives:
-        figures = (number(each.figures[gate], 2) for gate in gates)
-        marks = (
-            "yes" if each.within else "",
-            "yes" if each.on_front else "",
-            "chosen" if each.chosen else "",
-        )
-        table.add_row(escape(each.name), number(each.threshold), number(each.accuracy), *figures, *marks)
+        if each.on_front or each.chosen or each == found.alternatives[0]:
+            figures = (number(each.figures[gate], 2) for gate in gates)
+            marks = ("yes" if each.within else "", "chosen" if each.chosen else "")
+            table.add_row(escape(each.name), number(each.threshold), number(each.accuracy), *figures, *marks)
     return table
 
 
@@ -58,12 +57,15 @@ def _gates(offer: "Offer") -> Table:
 
 
 def _metrics(offer: "Offer") -> Table:
-    table = Table(title="every metric, on test data", title_justify="left")
-    for name in ("metric", "of", "kind", "before", "after"):
-        table.add_column(name)
-    for change in offer.changes:
-        cells = (change.metric, change.of, change.kind, _shown(change.before), _shown(change.after))
-        table.add_row(*map(escape, cells))
+    from fairness.sections import attributes, before_after
+
+    plain = offer.model_dump()
+    table = Table(title="every metric before → after, on test data", title_justify="left")
+    columns = [f"{key}, {kind}" for key in attributes(plain) for kind in ("difference", "ratio")]
+    for name in ("metric", "everyone", *columns):
+        table.add_column(escape(name))
+    for metric, cells in before_after(plain):
+        table.add_row(escape(metric), *map(escape, cells))
     return table
 
 

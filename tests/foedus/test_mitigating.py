@@ -83,7 +83,7 @@ def test_everything_still_verifies_afterwards(biased: Toy) -> None:
     run = finished(biased)
     done = biased.foedus("audit", "mitigate", run.name)
     assert done.code == 0, done.err
-    assert "every metric, on test data" in " ".join(done.out.split())
+    assert "every metric before → after, on test data" in " ".join(done.out.split())
     assert biased.foedus("audit", "verify", run.name).code == 0
     for site in ("east", "north", "west"):
         assert biased.foedus("site", "verify-audit", str(run), "--folder", f"sites/{site}").code == 0

@@ -1,10 +1,9 @@
-import bz2
 import csv
 import dataclasses
 import hashlib
-import io
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fairness.policy import load_policy
@@ -16,21 +15,16 @@ from foedus.study import load_study
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the form of the real one: 40 applications, ten of them in the city."""
-    columns = [*NUMBERS.values(), *(column for column, _ in CATEGORIES.values())]
-    columns += ["suffolk", "approve", "black", "hispan", "male"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    for i in range(40):
-        row = dict.fromkeys(columns, "1")
-        row |= {"suffolk": str(int(i < 10)), "price": str(100 + i), "approve": str(i % 2), "male": "1.0"}
-        row |= {"black": str(int(i % 4 == 0)), "hispan": str(int(i % 4 == 1)), "hrat": "25.770000457763672"}
-        writer.writerow(row | ({"liq": "1000000.0", "gdlin": "666", "male": ""} if i == 39 else {}))
+    """A file in the form of the real one: 40 applications, ten of them for condominiums."""
+    rows = pd.DataFrame({"rownames": range(1, 41), **dict.fromkeys(NUMBERS.values(), 1.0)})
+    for column in ("deny", "afam", "single", *CATEGORIES.values()):
+        rows[column] = ["yes" if i % 4 == 0 else "no" for i in range(40)]
+    rows["condomin"] = ["yes" if i < 10 else "no" for i in range(40)]
+    rows["lvrat"] = [0.25770001 + i for i in range(40)]
     file, *_ = mortgage.PACKAGE.files
     path = tmp_path / "cache" / "mortgage" / Path(file).name
     path.parent.mkdir(parents=True)
-    path.write_bytes(bz2.compress(text.getvalue().encode()))
+    rows.to_pickle(path, compression="xz")
     digests = {file: hashlib.sha256(path.read_bytes()).hexdigest()}
     monkeypatch.setattr(mortgage, "PACKAGE", dataclasses.replace(mortgage.PACKAGE, files=digests))
     return path.parents[1]
@@ -47,16 +41,15 @@ def test_banks_hold_every_application_once(tmp_path: Path, cache: Path) -> None:
     counts = {bank: len(rows) for bank, rows in banks.items()}
     assert counts == {"harborbank": 10, "fenbank": 10, "commonbank": 10, "hillbank": 10}
     assert len({row["application"] for rows in banks.values() for row in rows}) == 40
-    assert max(float(row["price_kusd"]) for row in banks["fenbank"]) < min(
-        float(row["price_kusd"]) for row in banks["hillbank"]
+    assert {row["condominium"] for row in banks["harborbank"]} == {"yes"}
+    assert max(float(row["loan_to_value"]) for row in banks["fenbank"]) < min(
+        float(row["loan_to_value"]) for row in banks["hillbank"]
     )
-    assert {row["race"] for rows in banks.values() for row in rows} == {"black", "hispanic", "white"}
-
-
-def test_codes_for_not_recorded_become_empty_cells(tmp_path: Path, cache: Path) -> None:
-    last = _rows(prepare("mortgage", tmp_path, cache=cache).sites_path, "hillbank")[-1]
-    assert (last["liquid_assets_kusd"], last["meets_credit_guidelines"], last["sex"]) == ("", "", "")
-    assert last["housing_ratio"] == "25.77"
+    assert {row["race"] for rows in banks.values() for row in rows} == {"black", "other"}
+    assert (
+        banks["harborbank"][0] | {"loan_to_value": "0.2577", "decision": "denied", "race": "black"}
+        == (banks["harborbank"][0])
+    )
 
 
 def test_study_declares_what_is_written_and_no_protected_attribute(tmp_path: Path, cache: Path) -> None:
@@ -65,10 +58,10 @@ def test_study_declares_what_is_written_and_no_protected_attribute(tmp_path: Pat
     assert study.table is not None
     names = [column.name for column in study.table.columns]
     assert names == [*NUMBERS, *CATEGORIES]
-    assert not {"race", "sex", "married", "age"} & set(names)
+    assert not {"race", "marital_status", "afam", "single"} & set(names)
     for column in study.table.columns:
         if column.kind == "category":
-            assert column.categories == list(CATEGORIES[column.name][1].values())
+            assert column.categories == ["no", "yes"]
 
 
 def test_policy_asks_for_four_fifths_by_race(tmp_path: Path, cache: Path) -> None:

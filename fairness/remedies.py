@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fairness.audit import build_audit
 from fairness.findings import AuditReport, Estimate, Part, Verdict
+from fairness.groups import SEPARATOR
 from fairness.mitigation import Cuts, Found, cuts, group_thresholds, one_threshold
 from fairness.policy import Policy
 from fairness.tables import AuditTotals
@@ -122,6 +123,8 @@ def offers_of(
     Raises:
         AuditError: If there are more than two classes.
     """
+    policy = _without_ungated_intersections(policy)
+    totals = replace(totals, tables={key: totals.tables[key] for key in policy.plan.tables()})
     found: Cuts = cuts(policy, totals, edges, now)
     single = one_threshold(found, policy)
     offers = [offer("one threshold for all", _how(single), single, policy, before)]
@@ -234,6 +237,15 @@ def _restricted(policy: Policy, key: str) -> Policy:
             "attributes": {key: policy.attributes[key]},
             "gate": [gate for gate in policy.gates if gate.attribute == key],
         }
+    )
+
+
+def _without_ungated_intersections(policy: Policy) -> Policy:
+    """No figure of theirs is in an offer, so that none of their small groups has to be kept from showing."""
+    gated = {gate.attribute for gate in policy.gates}
+    kept = [pair for pair in policy.policy.intersections if SEPARATOR.join(pair) in gated]
+    return policy.model_copy(
+        update={"policy": policy.policy.model_copy(update={"intersections": kept}), "gate": policy.gates}
     )
 
 

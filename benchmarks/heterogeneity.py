@@ -7,10 +7,11 @@
     python benchmarks/heterogeneity.py show                          the tables of the last results
 
 Learning rates and a strategy's own settings come from a small grid, by federated validation loss, in
-each seed anew; so do the round, and Ditto's pull by the sites' own validation. Test figures choose
-nothing. `heart` draws other test patients with each seed; `flamby` keeps its test patients, and a seed
-draws validation patients and the order of steps; `skew` draws the division and the test pictures.
-`--fashion` names the folder with Fashion-MNIST's .gz files (Debian: dataset-fashion-mnist).
+each seed anew; so do the round (five without a lower loss end a study), and Ditto's pull by the sites'
+own validation. Test figures choose nothing. `heart` draws other test patients with each seed; `flamby`
+keeps its test patients, and a seed draws validation patients and the order of steps; `skew` draws the
+division and the test pictures. `--fashion` names the folder with Fashion-MNIST's .gz files (Debian:
+dataset-fashion-mnist). A run that is stopped leaves the seeds it finished.
 Run it with OMP_NUM_THREADS=1 and GOMP_SPINCOUNT=0. Results go to benchmarks/results/heart.json and label-skew.json.
 """
 
@@ -28,7 +29,7 @@ import heterogeneity_skew as skew
 import heterogeneity_tables as tables
 import numpy as np
 import sklearn
-from heterogeneity_studies import chosen, differences, grid, whole
+from heterogeneity_studies import chosen, differences, enlisted, grid, rounds, whole
 
 from clients.report import score
 from clients.rounds import own_model
@@ -37,20 +38,19 @@ from foedus import __version__, demos
 from foedus.cli.demo import summarise
 from foedus.rewriting import with_values, without_section
 from foedus.site import find_sites
-from server.app import Outcome
+from server.federation import Federation
 
-LRS, PULLS, ROUNDS = (0.02, 0.05, 0.2), (0.01, 0.1, 1.0), 20
+LRS, PULLS = (0.02, 0.05, 0.2), (0.01, 0.1, 1.0)
+LENGTH = {"federation.rounds": 20, "federation.patience": 5}
 
 
-def own_validation_loss(outcome: Outcome, sites: Path, run: str) -> float:
+def own_validation_loss(federation: Federation, sites: Path) -> float:
     """Mean loss of each site's own Ditto model on its own validation examples."""
     losses, count = 0.0, 0
     for folder in find_sites(sites):
-        site = open_workplace(folder, outcome.federation.study.to_json())
-        own, examples = (
-            own_model(site, run),
-            site.examples("validation", standardiser=outcome.federation.standardiser),
-        )
+        site = open_workplace(folder, federation.study.to_json())
+        own = own_model(site, federation.run_id)
+        examples = site.examples("validation", standardiser=federation.standardiser)
         if own is not None and len(examples):
             losses += len(examples) * float(score(own.head, examples)["log_loss"] or 0.0)
             count += len(examples)
@@ -62,33 +62,37 @@ def with_ditto(study: str, sites: Path) -> tuple[float, dict[str, Any]]:
     found = []
     for pull in PULLS:
         text = with_values(study, {"backbone.personal": "ditto", "federation.ditto_lambda": pull})
-        outcome = whole(text, sites)
-        found.append((own_validation_loss(outcome, sites, outcome.federation.run_id), pull, outcome.results))
-    _, pull, results = min(found, key=lambda one: one[0])
-    return pull, results
+        federation = enlisted(text, sites)
+        rounds(federation)
+        found.append((own_validation_loss(federation, sites), pull, text))
+    _, pull, text = min(found)
+    return pull, whole(text, sites).results
 
 
 METHODS = {
-    "FedAvg from zero": ("fedavg", "zero"),
-    "FedAvg": ("fedavg", "ridge"),
-    "FedProx": ("fedprox", "ridge"),
-    "FedAdam": ("fedadam", "ridge"),
-    "FedYogi": ("fedyogi", "ridge"),
-    "SCAFFOLD": ("scaffold", "ridge"),
+    "FedAvg from zero": ("fedavg", "zero", "none"),
+    "FedAvg": ("fedavg", "ridge", "none"),
+    "FedProx": ("fedprox", "ridge", "none"),
+    "FedAdam": ("fedadam", "ridge", "none"),
+    "FedYogi": ("fedyogi", "ridge", "none"),
+    "SCAFFOLD": ("scaffold", "ridge", "none"),
+    "CORAL, FedAvg": ("fedavg", "ridge", "coral"),
 }
-"""Name to strategy and start."""
+"""Name to strategy, start and alignment."""
+WITH_DITTO = ("FedAvg from zero", "FedAvg")
+"""Ditto takes its place beside these; the others would only move the model it is drawn to."""
 
 
 def hospitals(study: str, sites: Path) -> dict[str, Any]:
     """Every method on one split: its settings, its results with a personal head, and with Ditto."""
     found: dict[str, Any] = {}
-    for name, (strategy, start) in METHODS.items():
-        study = with_values(study, {"backbone.personal": "head", "federation.rounds": ROUNDS})
+    for name, (strategy, start, align) in METHODS.items():
+        study = with_values(study, {"backbone.personal": "head", "backbone.align": align, **LENGTH})
         settings = chosen(study, sites, grid(strategy, start, lrs=LRS))
         text = with_values(study, settings)
         results = whole(text, sites, reference=name == "FedAvg").results
         found[name] = {"settings": settings, "head": results}
-        if strategy != "scaffold":
+        if name in WITH_DITTO:
             pull, ditto = with_ditto(text, sites)
             found[name] |= {"ditto": ditto, "ditto_lambda": pull}
     open_workplace.cache_clear()
@@ -139,7 +143,7 @@ def _by_seed(results: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 def main() -> None:
     """Measure, write the results, and print their tables."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -150,8 +154,8 @@ def main() -> None:
     begun = time.process_time()
     if asked.what in ("heart", "flamby"):
         seeds = asked.seeds or {"heart": 10, "flamby": 5}[asked.what]
-        methods = summary(_counted(heart_repeat(asked.what, seed) for seed in range(seeds)))
-        tables.keep("heart", asked.what, {"methods": methods}, _machine(seeds, begun))
+        for found in _growing(heart_repeat(asked.what, seed) for seed in range(seeds)):
+            tables.keep("heart", asked.what, {"methods": summary(found)}, _machine(len(found), begun))
     if asked.what == "skew":
         seeds = asked.seeds or 5
         sets = {"digits": places.digits()} | (
@@ -159,17 +163,18 @@ def main() -> None:
         )
         for name, images in sets.items():
             begun = time.process_time()
-            found = skew.summary(_counted(skew.skewed(images, seed=seed) for seed in range(seeds)))
-            tables.keep("label-skew", name, found, _machine(seeds, begun))
+            for found in _growing(skew.skewed(images, seed=seed) for seed in range(seeds)):
+                tables.keep("label-skew", name, skew.summary(found), _machine(len(found), begun))
     tables.show()
 
 
-def _counted(repeats: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def _growing(repeats: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """All repeats so far, after each one: a run that is stopped leaves what it found."""
     found = []
     for number, repeat in enumerate(repeats):
         print(f"seed {number} done", flush=True)
         found.append(repeat)
-    return found
+        yield found
 
 
 def _machine(seeds: int, begun: float) -> dict[str, Any]:

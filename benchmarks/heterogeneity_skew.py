@@ -41,6 +41,8 @@ METHODS = {
     "SCAFFOLD": ("scaffold", "zero"),
 }
 """All from zero but the first."""
+EPOCHS = {1: tuple(METHODS), 5: ("ridge start, FedAvg", "FedAvg", "SCAFFOLD")}
+"""Local epochs in a round, and which methods run with them."""
 
 
 def skewed(images: Images, *, seed: int) -> dict[str, Any]:
@@ -49,11 +51,10 @@ def skewed(images: Images, *, seed: int) -> dict[str, Any]:
         sites = write_images(Path(scratch), images, seed=seed)
         study = STUDY.format(seed=seed, rounds=ROUNDS)
         found: dict[str, Any] = {}
-        for epochs in (1, 5):
+        for epochs, methods in EPOCHS.items():
             text = with_values(study, {"federation.local_epochs": epochs})
             found[str(epochs)] = {
-                name: best_curve(text, sites, grid(strategy, start, lrs=LRS))
-                for name, (strategy, start) in METHODS.items()
+                name: best_curve(text, sites, grid(*METHODS[name], lrs=LRS)) for name in methods
             }
         settings = found["1"]["ridge start, FedAvg"]["settings"]
         personal = whole(with_values(study, settings | {"backbone.personal": "head"}), sites).results
@@ -97,7 +98,7 @@ def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sd of each method's curve; local, federated and personal of the first."""
     found: dict[str, Any] = {}
     for epochs in repeats[0]["epochs"]:
-        for name in METHODS:
+        for name in repeats[0]["epochs"][epochs]:
             rows = [r["epochs"][epochs][name] for r in repeats]
             accuracy = np.array([row["accuracy"] for row in rows])
             found.setdefault(epochs, {})[name] = {

@@ -43,9 +43,8 @@ def enlisted(study: str, sites: Path) -> Federation:
     return Federation.enlist(grid, parse_study(study), f"grid-{next(_runs)}")
 
 
-def trained(study: str, sites: Path) -> float:
+def rounds(federation: Federation) -> float:
     """Rounds alone: the lowest federated validation loss."""
-    federation = enlisted(study, sites)
     with tempfile.TemporaryDirectory() as scratch:
         return run_rounds(
             federation, begin(federation), RunFolder(Path(scratch)), lambda line: None
@@ -56,7 +55,7 @@ def chosen(study: str, sites: Path, among: list[dict[str, Any]]) -> dict[str, An
     """The settings with the lowest validation loss."""
     if len(among) == 1:
         return among[0]
-    return min(among, key=lambda values: trained(with_values(study, values), sites))
+    return min(among, key=lambda values: rounds(enlisted(with_values(study, values), sites)))
 
 
 def whole(study: str, sites: Path, *, reference: bool = False) -> Outcome:

@@ -37,7 +37,8 @@ class Identity(Section):
     name: str = Field(pattern=NAME)
     """Name of the study: letters, digits, dot, dash, underscore; at most 64."""
     task: Literal["classification"] = "classification"
-    """What is learnt: one of the classes for each record."""
+    """What is learnt: one of the classes for each record. A number, or several labels a record, is refused
+    with what to do instead."""
     classes: Names = Field(min_length=2, max_length=1000)
     """Names of the classes, in the order of the head's outputs."""
     class_texts: list[str] | None = None

@@ -48,9 +48,24 @@ def begin(federation: Federation) -> Training:
     loss = best.metrics["log_loss"]
     head = best.head.scaled(best.temperature)
     model = Model(head, initial(study))
+    if study.backbone.tuned and study.federation.start == "ridge" and fits_exactly(federation.n_train, dim):
+        log.warning(
+            "the ridge start fits %s examples of %s features all but exactly, so the backbone has little left to "
+            'learn from; federation.start = "prototypes" leaves it more (docs/tuning.md).',
+            federation.n_train,
+            dim,
+        )
     if study.federation.strategy == "scaffold":
         model = replace(model, control={k: np.zeros_like(v) for k, v in model.weights().items()})
     return Training(start=model, model=model, best=model, best_loss=float("inf") if loss is None else loss)
+
+
+def fits_exactly(n: int, dim: int) -> bool:
+    """Whether a linear head on `dim` features can fit n examples whatever their labels are, as likely as not.
+
+    Of all ways to label 2 (dim + 1) examples with two classes, half are linearly separable (Cover 1965, theorem 1).
+    """
+    return n <= 2 * (dim + 1)
 
 
 def balance(federation: Federation) -> None:

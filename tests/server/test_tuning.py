@@ -12,6 +12,7 @@ from foedus.backbones.saving import read_tuned
 from foedus.errors import ConfigError
 from foedus.runs import HEAD_FILE, RESULTS_FILE, RunFolder
 from foedus.study import parse_study
+from server.start import fits_exactly
 
 STUDY = """
 [study]
@@ -212,3 +213,14 @@ def test_what_cannot_work_together_is_refused_with_what_to_do(text: str, says: s
     columns = '\n[[table.columns]]\nname = "a"\nkind = "number"' if "tabular" in text else ""
     with pytest.raises(ConfigError, match=says):
         parse_study('[study]\nname = "x"\nclasses = ["a", "b"]\n' + text + columns)
+
+
+def test_a_start_that_fits_any_labels_exactly_is_known() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(40, 24)), rng.normal(size=(200, 24))
+    fitted = []
+    for x in (few, many):
+        y = rng.choice([-1.0, 1.0], len(x))
+        x = np.column_stack([x, np.ones(len(x))])
+        fitted.append(bool((np.sign(x @ np.linalg.lstsq(x, y)[0]) == y).mean() > 0.9))
+    assert fitted == [fits_exactly(40, 24), fits_exactly(200, 24)] == [True, False]

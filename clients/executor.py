@@ -24,6 +24,7 @@ from flwr.supercore.superexec.run_superexec import run_superexec
 
 from clients.app import app as installed
 from foedus import __version__
+from foedus.supervise import speak
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--runtime", required=True, help="host:port of the SuperNode's own interface")
     parser.add_argument("--secret", required=True, type=Path, help="file with the secret both know")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    speak()
     import torch  # noqa: F401 - warm: a fork has it already
 
     install()

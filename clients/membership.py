@@ -15,7 +15,7 @@ from foedus.site import load_site
 
 FOLDER = ".foedus/node"
 """Below the site's folder: its key for signing in, the authority's certificate, the kit."""
-KIT, AUTHORITY, SECRET = "kit.json", "ca.crt", "executor.secret"
+KIT, AUTHORITY, SECRET, STATUS = "kit.json", "ca.crt", "executor.secret", "status.json"
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,77 @@
-"""A site at the service of its federation: Flower's SuperNode and our executor, kept running."""
+"""A site at the service of its federation: its SuperNode and its executor, kept running."""
 
-import json
+import fcntl
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
-from clients.app import SITE_KEY
-from clients.membership import AUTHORITY, SECRET, Membership
-from foedus import pki
+from clients.membership import SECRET, STATUS, Membership
+from foedus import files
+from foedus.errors import RunError
 from foedus.supervise import Supervisor
+
+LOCK = "running.lock"
 
 
 def commands(site: Membership, *, port: int) -> dict[str, list[str]]:
     """The two processes of a site; all its connections go out, to the kit's address."""
-    kit, node = site.kit(), site.node.resolve()
-    folder = json.dumps(str(site.folder.resolve()))
-    scripts = Path(sys.executable).parent
+    folder = str(site.folder.resolve())
     return {
-        "supernode": [
-            *(str(scripts / "flower-supernode"), "--superlink", kit.address),
-            *("--root-certificates", str(node / AUTHORITY)),
-            *("--auth-supernode-private-key", str(node / pki.NODE_KEY)),
-            *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process"),
-            *("--superexec-auth-secret-file", str(node / SECRET)),
-            *("--node-config", f"{SITE_KEY}={folder}"),
-        ],
+        "node": [sys.executable, "-m", "clients.node", folder, "--port", str(port)],
         "executor": [
             *(sys.executable, "-m", "clients.executor", "--runtime", f"127.0.0.1:{port}"),
-            *("--secret", str(node / SECRET)),
+            *("--secret", str(site.node.resolve() / SECRET)),
         ],
     }
 
 
-def service(folder: Path) -> Supervisor:
+class Watcher:
+    """Says how this site's node is, whenever that changes.
+
+    Args:
+        folder: The site's folder.
+        say: Gets one line.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._status = Membership(folder).node / STATUS
+        self._say = say
+        self._said: tuple[object, object] | None = None
+        self._begun = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def __call__(self) -> None:
+        """Look once."""
+        if not self._status.exists():
+            return
+        status = files.read_json(self._status)
+        now = (status["state"], status["reason"])
+        if now != self._said and status["at"] >= self._begun:
+            self._said = now
+            self._say(f"{status['state']}: {status['reason']}" if status["reason"] else str(status["state"]))
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[Supervisor]:
     """What `foedus site start` runs.
 
     Raises:
         ConfigError: If the site has not joined.
+        RunError: If it runs already.
     """
     site = Membership(folder)
+    site.kit()
     home = site.node.resolve()
-    return Supervisor(commands(site, port=free_port()), logs=home / "logs", home=home / "flwr")
+    with (home / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"the site in {folder} takes part already; stop the other foedus site start first"
+            ) from None
+        yield Supervisor(commands(site, port=free_port()), logs=home / "logs", home=home / "flwr")
 
 
 def free_port() -> int:

@@ -25,6 +25,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -54,8 +55,8 @@ KEYS_FOLDER, LEDGER_FOLDER, KEPT_FOLDER = ".foedus/keys", ".foedus/ledger", ".fo
 """Below the site's folder: its keystore, its privacy ledger, and the noised contributions it made."""
 COLLUDERS = 1
 """Sites whose share of the noise is not counted on: one may know its own, or add none."""
-SITE_REFUSED = 2
-"""Flower's error code for an app that could not answer."""
+SITE_REFUSED = 100
+"""Error code of a refusal; none of Flower's own, whose text could hold anything."""
 
 _PUBLIC: dict[type[FoedusError], str] = {
     DataError: "the site's data cannot be read or do not fit the study; its own log says what to fix",
@@ -105,8 +106,16 @@ class Release:
     commit: Callable[[Arrays], Mapping[str, str]] | None = None
 
 
-def check_policy(study: Study, policy: PolicySection, *, individual: bool = False) -> None:
+def check_policy(
+    study: Study, policy: PolicySection, *, individual: bool = False, now: datetime | None = None
+) -> None:
     """Refuse what the site's own policy does not allow.
+
+    Args:
+        study: The study that asks.
+        policy: The site's own.
+        individual: Whether figures of this site alone would leave.
+        now: Local time; the clock's when not given.
 
     Raises:
         DoorError: Naming the rule.
@@ -116,6 +125,18 @@ def check_policy(study: Study, policy: PolicySection, *, individual: bool = Fals
         raise DoorError(f'the site\'s policy allows doors: {allowed}; the study asks for "{study.door.mode}"')
     if policy.studies and study.study.name not in policy.studies:
         raise DoorError(f"the site's policy does not list the study '{study.study.name}'")
+    if study.backbone.tune not in policy.tune:
+        allowed = ", ".join(policy.tune)
+        raise DoorError(
+            f'the site\'s policy allows tune: {allowed}; the study asks for "{study.backbone.tune}"'
+        )
+    if study.federation.min_sites < policy.min_sites:
+        raise DoorError(
+            f"the site's policy wants at least {policy.min_sites} sites behind every sum; the study's min_sites is "
+            f"{study.federation.min_sites}"
+        )
+    if not policy.at_work(now or datetime.now()):
+        raise DoorError(f"the site's policy allows work at {policy.hours} only, by the site's own clock")
     if individual and study.door.private:
         raise DoorError("a private study releases no site's own figures; each site keeps its own report")
     if individual and not policy.release_site_metrics:

@@ -15,6 +15,8 @@ from foedus.errors import SecureSumError
 from foedus.secure.roster import Roster, readable
 from foedus.secure.wire import Bytes32, Name, Signed, digest
 
+VERSIONS = "/foedus"
+"""Path of the server where everyone may read which foedus and flwr it runs."""
 Text = Annotated[str, Field(max_length=20_000)]
 
 

@@ -2,14 +2,15 @@
 
 import hashlib
 import re
+from datetime import datetime, time
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from foedus.config import Section, read_toml, validate
 from foedus.errors import ConfigError
-from foedus.study import NAME
+from foedus.study import NAME, Tuning
 
 SITE_FILE = "site.toml"
 SQL_TEXT = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|/\*.*?\*/""", re.DOTALL)
@@ -179,6 +180,22 @@ class PolicySection(Section):
     backbone_folders: list[str] = []
     """Folders on this site, relative to the site file, from which a study may load its own weights
     (`file:` and local `hf:` backbones); none when empty."""
+    tune: list[Tuning] = list(get_args(Tuning))
+    """Ways to tune that a study may use here; all when not set."""
+    min_sites: int = Field(default=1, ge=1, le=10_000)
+    """Fewest sites a study must ask for behind each sum (its `federation.min_sites`)."""
+    hours: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")
+    """When studies may work here, local time, e.g. "20:00-06:00"; always when not set."""
+    max_answer_mb: int = Field(default=1000, ge=1, le=100_000)
+    """Largest answer that leaves, in megabytes."""
+
+    def at_work(self, now: datetime) -> bool:
+        """Whether `now`, local time, is within the hours."""
+        if self.hours is None:
+            return True
+        begin, end = (time.fromisoformat(text) for text in self.hours.split("-"))
+        inside = begin <= now.time() < end
+        return inside if begin < end else now.time() >= begin or now.time() < end
 
 
 class SiteConfig(Section):

@@ -28,6 +28,7 @@ OTHER_TASKS = {
     "multilabel": 'run one study for each label, with classes = ["no", "yes"]',
 }
 """What people ask for beside classification, and what to do instead."""
+Tuning = Literal["head", "lora", "last-blocks", "full"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -84,7 +85,7 @@ class BackboneSection(Section):
     """Side of the square an image is resized to, pixels; a multiple of 32."""
     max_tokens: int | None = Field(default=None, ge=8, le=512)
     """Longest text that is read, tokens."""
-    tune: Literal["head", "lora", "last-blocks", "full"] = "head"
+    tune: Tuning = "head"
     """What learns besides the head: "head" nothing, "lora" small matrices beside the weights, "last-blocks"
     the top of the network, "full" all of it."""
     personal: Literal["none", "head", "ditto", "fedper", "fedrep"] = "none"

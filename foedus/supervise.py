@@ -1,6 +1,7 @@
 """Keep processes running: start them, restart the one that ends, stop all together."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -23,15 +24,26 @@ GRACE_S = 10.0
 """After asking a process to stop, before it is killed."""
 NOTE, NOTE_S, STALE_S = "processes.json", 5.0, 30.0
 """Beside the logs: what runs, written every few seconds; one that is older tells of no supervisor."""
+PR_SET_PDEATHSIG = 1
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "HF_HUB_OFFLINE": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
     "OMP_NUM_THREADS": "1",
     "GOMP_SPINCOUNT": "0",
 }
+
+
+def speak() -> None:
+    """In a supervised process: our own loggers write to its log file; Flower has its own handler."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    for name in ("foedus", "server", "clients"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 class Supervisor:
@@ -122,6 +134,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         self._started[name] = now
 
@@ -170,6 +183,12 @@ def _exists(pid: int | None) -> bool:
     except PermissionError:
         return True
     return pid is not None
+
+
+def _die_with_parent() -> None:
+    """In a child, before its program: Linux kills it when this process is killed, so that none is left over."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

@@ -19,13 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import flwr
 import uvicorn
 from flwr.common.event_log_plugin import EventLogWriterPlugin
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
 from flwr.superlink.main import create_app
 
+import foedus
 from foedus import pki
+from foedus.enrolment import VERSIONS
 from server.home import SECRET, TOKENS, Home, read_tokens
 from server.roles import holder, may
 
@@ -95,9 +98,13 @@ def _entry(request: Any, context: Any, action: str, status: str) -> LogEntry:
 
 def public_side(app: App) -> App:
     """Only what a site needs; everything else does not exist here."""
+    versions = {"foedus": foedus.__version__, "flwr": flwr.__version__}
 
     async def answer(scope: Scope, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
+        if scope["type"] == "http" and path == VERSIONS:
+            await _answer(send, 200, versions)
+            return
         if scope["type"] == "http" and not (path.startswith(FLEET) or path == HEALTH):
             await _refuse(send, 404, "not found")
             return
@@ -131,7 +138,11 @@ def private_side(app: App, tokens: Path) -> App:
 
 
 async def _refuse(send: Any, status: int, reason: str) -> None:
-    body = json.dumps({"detail": reason}).encode()
+    await _answer(send, status, {"detail": reason})
+
+
+async def _answer(send: Any, status: int, content: dict[str, str]) -> None:
+    body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,5 +1,6 @@
 """foedus site: what a site's administrator does."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,14 +25,21 @@ def check(
     study: Annotated[Path | None, typer.Option("--study", help="Check against this study, too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a site's data hold, what is wrong and how to fix it. Nothing leaves this machine.
+    """Show what a site's data hold, whether this machine can take part, and how to fix what is wrong.
+
+    Nothing about the data leaves this machine. Once the site has joined, the coordinator is asked for its
+    time and versions.
 
     Example: foedus site check sites/cleveland --study study.toml
     """
+    from clients.membership import Membership
+    from clients.reach import connection_rows, machine_rows
     from foedus.data import check_site
     from foedus.study import load_study
 
     report = check_site(folder, load_study(study) if study else None)
+    around = [*machine_rows(folder), *connection_rows(Membership(folder))] if folder.is_dir() else []
+    report = replace(report, rows=[*report.rows, *around])
     if as_json:
         print_json(report.to_dict())
     else:
@@ -97,13 +105,13 @@ def join(
 
 @app.command("start")
 def start(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
-    """Take part until stopped. This site connects out, and answers with its own installed code.
+    """Take part until stopped. This site only connects out, and answers with its own installed code.
 
     Example: foedus site start /srv/foedus/north
     """
     from clients.membership import FOLDER
-    from clients.service import service
+    from clients.service import Watcher, service
 
-    supervisor = service(folder)
-    console.print(f"taking part; logs are in {folder / FOLDER / 'logs'}; stop with ctrl-C")
-    supervisor.run()
+    with service(folder) as supervisor:
+        console.print(f"taking part; logs are in {folder / FOLDER / 'logs'}; stop with ctrl-C")
+        supervisor.run(meanwhile=Watcher(folder, lambda line: console.print(line, markup=False)))

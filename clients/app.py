@@ -15,6 +15,7 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.membership import SITE_KEY
 from clients.private_tuning import private_gradient
 from clients.report import write_report
 from clients.rounds import Round, own_tensors, train_here
@@ -37,8 +38,6 @@ from foedus.study import NAME, Study, study_from_json
 log = logging.getLogger(__name__)
 app = ClientApp()
 
-SITE_KEY = "site-folder"
-"""Node configuration: the folder with this site's site.toml."""
 SITES_VARIABLE = "FOEDUS_SITES"
 """Simulation with many processes: the folder of all sites; each takes its partition's."""
 OWN_FIGURES = frozenset({"episodes"})

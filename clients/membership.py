@@ -15,6 +15,8 @@ from foedus.site import load_site
 
 FOLDER = ".foedus/node"
 """Below the site's folder: its key for signing in, the authority's certificate, the kit."""
+SITE_KEY = "site-folder"
+"""Node configuration: the folder with this site's site.toml."""
 KIT, AUTHORITY, SECRET, STATUS = "kit.json", "ca.crt", "executor.secret", "status.json"
 
 

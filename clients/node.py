@@ -33,9 +33,8 @@ from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.app import SITE_KEY
 from clients.egress import inspected, refusal
-from clients.membership import AUTHORITY, SECRET, STATUS, Membership
+from clients.membership import AUTHORITY, SECRET, SITE_KEY, STATUS, Membership
 from clients.reach import clock_skew, is_refused, skewed, unreachable
 from foedus import files, pki
 from foedus.errors import ConfigError

@@ -5,12 +5,15 @@ import importlib
 import pytest
 from flwr.clientapp.client_app import LoadClientAppError
 
-from clients import executor
+from clients import executor, node
 from foedus import __version__
 from server import backup, gate
 
 
-@pytest.mark.parametrize("name", [*gate.PRIVATE_NAMES, *executor.PRIVATE_NAMES, *backup.PRIVATE_NAMES])
+@pytest.mark.parametrize(
+    "name",
+    [*gate.PRIVATE_NAMES, *executor.PRIVATE_NAMES, *node.PRIVATE_NAMES, *backup.PRIVATE_NAMES],
+)
 def test_flowers_private_names_are_where_we_use_them(name: str) -> None:
     module, _, path = name.partition(":")
     found = importlib.import_module(module)

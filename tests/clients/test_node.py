@@ -1,0 +1,118 @@
+"""What is around Flower's SuperNode: how often it asks, what it says, what it holds back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.nodestate import NodeStateFactory
+
+from clients import node
+from clients.membership import STATUS, Membership
+from clients.service import Watcher, service
+from foedus import files, records
+from foedus.errors import ConfigError, RunError
+
+SITE = """
+[site]
+name = "a"
+[data]
+kind = "table"
+path = "data.csv"
+label = "y"
+[policy]
+doors = ["open"]
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Membership:
+    (tmp_path / "site.toml").write_text(SITE)
+    found = Membership(tmp_path)
+    found.request()
+    return found
+
+
+def test_it_asks_soon_after_work_and_ever_more_rarely_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(node.time, "sleep", slept.append)
+    pace = node.Pace()
+    for _ in range(20):
+        pace.sleep(3)
+    assert slept == sorted(slept)
+    assert (slept[0], slept[-1]) == (node.SOONEST_S, node.LATEST_S)
+    pace.heard()
+    pace.sleep(3)
+    pace.sleep(0.5)
+    assert slept[-2:] == [node.SOONEST_S, node.SOONEST_S]
+
+
+def question() -> Message:
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    return Message(RecordDict({}), dst_node_id=7, message_type="train")
+
+
+def pushed(site: Membership, content: RecordDict) -> Message:
+    """What would be sent for a reply that the ClientApp left in Flower's own state."""
+    store = ObjectStoreFactory().store()
+    state = NodeStateFactory(ObjectStoreFactory()).state()
+    asked = question()
+    asked.metadata.__dict__["_message_id"] = "asked"
+    reply = Message(content, reply_to=asked)
+    node.flower._insert_message(reply, state, store)
+    [sent] = node.Egress(state, store, site.folder).get_messages_legacy(is_reply=True)
+    assert state.get_messages_legacy(is_reply=True) == []
+    return sent
+
+
+def test_an_answer_that_leaks_is_replaced_in_flowers_own_state_and_noted(site: Membership) -> None:
+    leak = records.to_record({"weight": np.ones(2, np.float32)})
+    good: Any = pushed(site, RecordDict({records.ARRAYS: leak}))
+    assert not good.has_error()
+    bad = pushed(site, RecordDict({records.ARRAYS: leak, "patients": leak}))
+    assert bad.has_error()
+    assert "egress check refused" in bad.error.reason
+    lines = [json.loads(line) for line in (site.node / node.EGRESS).read_text().splitlines()]
+    assert [line["withheld"] for line in lines] == [None, "it holds a record that the protocol does not know"]
+    assert all(line["type"] == "train" and line["bytes"] > 0 for line in lines)
+
+
+def test_without_a_valid_policy_nothing_leaves(site: Membership) -> None:
+    (site.folder / "site.toml").write_text(SITE + "max_answr_mb = 3\n")
+    content = RecordDict({records.ARRAYS: records.to_record({"weight": np.ones(2, np.float32)})})
+    assert pushed(site, content).error.reason == "the site's configuration is not valid"
+
+
+def test_the_site_says_what_its_node_found(site: Membership) -> None:
+    said: list[str] = []
+    watcher = Watcher(site.folder, said.append)
+    watcher()
+    node.tell(site, "not signed in", "its key is not approved")
+    watcher()
+    watcher()
+    node.tell(site, "signed in", None)
+    watcher()
+    assert said == ["not signed in: its key is not approved", "signed in"]
+
+
+def test_an_old_status_is_not_said_again(site: Membership) -> None:
+    files.write_json(site.node / STATUS, {"state": "signed in", "reason": None, "at": "2020-01-01T00:00:00"})
+    said: list[str] = []
+    Watcher(site.folder, said.append)()
+    assert said == []
+
+
+def test_a_site_runs_once_and_only_after_it_joined(site: Membership, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="has not joined"), service(site.folder):
+        pass
+    monkeypatch.setattr(Membership, "kit", lambda self: None)
+    with (
+        service(site.folder),
+        pytest.raises(RunError, match="takes part already; stop the other"),
+        service(site.folder),
+    ):
+        pass

@@ -104,6 +104,7 @@ class Egress:
             while (content := self._store.get(part.object_id)) == b"":
                 time.sleep(0.02)  # the ClientApp is still handing it over
             parts[part.object_id] = content
+        size = sum(map(len, parts.values()))  # inflating empties them
         whole: Any = inflate_object_from_contents(identifier, parts)
         try:
             allowed, reason = inspected(whole, load_site(self._folder).policy)
@@ -117,7 +118,7 @@ class Egress:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "run": reply.metadata.run_id,
             "type": reply.metadata.message_type,
-            "bytes": sum(map(len, parts.values())),
+            "bytes": size,
             "withheld": reason,
         }
         with (Membership(self._folder).node / EGRESS).open("a", encoding="utf-8") as written:

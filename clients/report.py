@@ -4,6 +4,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from clients.choosing import Kind, choose_head
 from clients.rounds import own_model, own_tensors
 from clients.training import own_head
 from clients.workplace import Part, Workplace
@@ -17,6 +18,16 @@ from foedus.statistic import Arrays
 
 LOCAL_STREAM, PERSONAL_STREAM = 1_000_001, 1_000_002
 """Streams of random numbers beyond any round's."""
+
+
+SPLITS_TO_CHOOSE: tuple[Part, Part] = ("train", "validation")
+
+
+class Choice(TypedDict, total=False):
+    """personal = "best": which head the site kept, and the log-loss (nats) of each on its validation examples."""
+
+    kept: Kind
+    validation_log_loss: dict[Kind, float]
 
 
 class Figures(TypedDict):
@@ -52,7 +63,7 @@ def write_report(
     test = site.examples("test", standardiser=standardiser, tuned=tuned)
     local, alone = local_head(site)
     local_test = _standardise(site.examples("test", standardiser=None), alone)
-    personal, personal_test = personal_model(site, Model(shared.head, tuned), standardiser, run=run)
+    personal, personal_test, choice = personal_model(site, Model(shared.head, tuned), standardiser, run=run)
     figures = Figures(
         site=site.name,
         n_train=len(site.data.rows("train")),
@@ -63,7 +74,7 @@ def write_report(
     )
     folder = site.folder / ".foedus" / "reports" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files.write_json(folder / "report.json", figures)
+    files.write_json(folder / "report.json", {**figures, **choice})
     if personal is not None:
         files.write_arrays(folder / "personal.safetensors", {**personal.weights(), **standardiser.arrays()})
     heads = [(local, local_test)]
@@ -75,12 +86,13 @@ def write_report(
 
 def personal_model(
     site: Workplace, shared: Model, standardiser: Standardiser, *, run: str
-) -> tuple[Model | None, Examples]:
+) -> tuple[Model | None, Examples, Choice]:
     """The site's own version of the shared model, and its test examples; None if the study asks for none.
 
-    "head" is fitted now, around the shared one; the others come from the rounds. A site that trained in
-    no round has the shared model.
+    "head" is fitted now, around the shared one, and "best" chosen now; the others come from the rounds. A
+    site that trained in no round has the shared model.
     """
+    choice: Choice = {}
 
     def examples(*splits: Part, tuned: Arrays) -> Examples:
         return site.examples(*splits, standardiser=standardiser, tuned=tuned)
@@ -91,12 +103,17 @@ def personal_model(
         case "head":
             fitted = examples("train", "validation", tuned=shared.backbone)
             own = Model(own_head(fitted, prior=shared.head, rng=site.rng(PERSONAL_STREAM)), shared.backbone)
+        case "best":
+            train, validation = (examples(split, tuned=shared.backbone) for split in SPLITS_TO_CHOOSE)
+            seed = int(site.rng(PERSONAL_STREAM).integers(2**31))
+            head, kept, losses = choose_head(shared.head, train, validation, seed=seed)
+            own, choice = Model(head, shared.backbone), Choice(kept=kept, validation_log_loss=losses)
         case "ditto":
             own = own_model(site, run) or shared
         case "fedper" | "fedrep":
-            kept = own_model(site, run)
-            own = Model(kept.head if kept else shared.head, shared.backbone)
-    return own, examples("test", tuned=shared.backbone if own is None else own.backbone)
+            trained = own_model(site, run)
+            own = Model(trained.head if trained else shared.head, shared.backbone)
+    return own, examples("test", tuned=shared.backbone if own is None else own.backbone), choice
 
 
 def local_head(site: Workplace) -> tuple[LinearHead, Standardiser]:

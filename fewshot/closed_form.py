@@ -5,6 +5,7 @@ heads whose softmax is the predicted probability, so an episode is scored by one
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -192,8 +193,22 @@ class _Ridge:
         self.prior = self.targets.mean(0)
         self.mean = support.mean(1)
         self.x = support - self.mean[:, None]
-        self.vectors, self.values = _spectrum(self.x)
-        self.unit = np.maximum(self.values.sum(-1) / len(labels), _FLOOR)
+        self.unit = np.maximum((self.x**2).sum((1, 2)) / len(labels), _FLOOR)
+
+    @cached_property
+    def spectrum(self) -> tuple[Floats, Floats]:
+        """Left singular vectors and squared singular values of the centred support: only a choice needs them."""
+        return _spectrum(self.x)
+
+    @property
+    def vectors(self) -> Floats:
+        """(E, n, r)."""
+        return self.spectrum[0]
+
+    @property
+    def values(self) -> Floats:
+        """(E, r)."""
+        return self.spectrum[1]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -229,10 +244,19 @@ class _Ridge:
     def solve(self, penalty: Floats, start: Floats) -> tuple[Floats, Floats]:
         """Weights (E, n_classes, d) and biases (E, n_classes) at each episode's penalty (E,)."""
         begun = self.x @ start.transpose(0, 2, 1)
-        projected = self.vectors.transpose(0, 2, 1) @ (self.targets - self.prior - begun)
-        dual = self.vectors @ (projected / (self.values + (penalty * self.unit)[:, None])[..., None])
+        dual = self._dual(self.targets - self.prior - begun, penalty * self.unit)
         weight = start + dual.transpose(0, 2, 1) @ self.x
         return weight, self.prior - (weight @ self.mean[..., None])[..., 0]
+
+    def _dual(self, residual: Floats, penalty: Floats) -> Floats:
+        """(E, n, n_classes), (X Xᵀ + penalty)⁻¹ residual, or what of it X does not annihilate."""
+        n_examples, dim = self.x.shape[1:]
+        if n_examples <= dim and "spectrum" not in self.__dict__:
+            kernel = self.x @ self.x.transpose(0, 2, 1)
+            kernel += penalty[:, None, None] * np.eye(n_examples)
+            return np.linalg.solve(kernel, np.broadcast_to(residual, (len(kernel), *residual.shape[-2:])))
+        projected = self.vectors.transpose(0, 2, 1) @ residual
+        return np.asarray(self.vectors @ (projected / (self.values + penalty[:, None])[..., None]))
 
 
 def ridge_choices(count: Integers, penalty: float | None, temperature: float | None) -> tuple[Floats, Floats]:

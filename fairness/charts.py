@@ -100,7 +100,7 @@ def axis_strip(top: float) -> Markup:
 def rate_cell(
     value: float | None, low: float | None, high: float | None, *, overall: float | None, title: str
 ) -> Markup:
-    """One rate on 0..1 with its interval; the dashed line is everyone together."""
+    """One rate on 0..1 with its interval, without a dot if it is hidden; the dashed line is everyone together."""
     width, height = CELL
     x, middle = Scale(0, 1, 4.0, width - 4.0), height / 2
     body = f'<line class="axis" x1="4" x2="{width - 4}" y1="{middle}" y2="{middle}"/>'
@@ -108,8 +108,8 @@ def rate_cell(
         body += f'<line class="axis" x1="{x(tick)}" x2="{x(tick)}" y1="{middle - 2}" y2="{middle + 2}"/>'
     if overall is not None:
         body += f'<line class="overall" x1="{x(overall)}" x2="{x(overall)}" y1="0" y2="{height}"/>'
-    if value is not None and low is not None and high is not None:
-        body += _whisker(x(low), x(value), x(high), middle, size=3)
+    if low is not None and high is not None:
+        body += _whisker(x(low), None if value is None else x(value), x(high), middle, size=3)
     return svg(CELL, title, body, kind="cell")
 
 
@@ -186,13 +186,13 @@ def reliability(series: Sequence[Series], *, title: str, x_label: str, y_label: 
     return svg(PANEL, title, body, kind="panel")
 
 
-def _whisker(low: float, value: float, high: float, middle: float, *, size: int) -> str:
-    return (
+def _whisker(low: float, value: float | None, high: float, middle: float, *, size: int) -> str:
+    found = (
         f'<line class="interval" x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/>'
         f'<line class="interval" x1="{low}" x2="{low}" y1="{middle - size}" y2="{middle + size}"/>'
         f'<line class="interval" x1="{high}" x2="{high}" y1="{middle - size}" y2="{middle + size}"/>'
-        f'<circle class="point" cx="{value}" cy="{middle}" r="{size}"/>'
     )
+    return found if value is None else f'{found}<circle class="point" cx="{value}" cy="{middle}" r="{size}"/>'
 
 
 def _line(series: Series, index: int, x: Scale, y: Scale) -> str:

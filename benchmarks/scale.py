@@ -27,7 +27,7 @@ import numpy as np
 ROWS = 40
 ENGINES = {  # engine and door: numbers of sites
     ("local", "open"): (4, 16, 64, 250, 1000),
-    ("local", "secure-only"): (4, 16, 64, 128),
+    ("local", "secure-only"): (4, 16, 64, 100, 128),
     ("ray", "open"): (4, 64, 250, 1000),
 }
 QUICK = {("local", "open"): (4, 16), ("local", "secure-only"): (4,)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clients.finetune import Lesson, augmented, finetune, rates, standardise
-from clients.per_record import clipped_sum
+from clients.per_record import ROUNDING, clipped_sum
 from clients.training import Descent, train
 from foedus.backbones import Standardiser, initial, open_tunable
 from foedus.backbones.tunable import tensors_of
@@ -188,7 +188,7 @@ def test_opacus_gives_the_clipped_sum_of_single_units_through_lora(tuning: str) 
     options: dict[str, Any] = {"head": start.head, "standardiser": given.standardiser}
     found = clipped_sum(given.tunable, given.kept, LABELS, owner, clip_norm=0.7, **options)
     expected = _unit_gradients(given, start, owner, 0.7)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, (1 - ROUNDING) * expected, atol=1e-5)
     assert np.linalg.norm(found) > 0.5
 
 
@@ -206,7 +206,22 @@ def test_the_heads_part_of_the_clipped_sum_is_the_closed_form() -> None:
     )
     features = given.standardiser.apply(given.tunable.embed(given.kept))
     closed = contribution(start.head, Examples(features, LABELS), clip_norm=1e9)[GRADIENT]
-    np.testing.assert_allclose(found[: closed.size], np.asarray(closed, np.float64).ravel(), atol=1e-4)
+    expected = (1 - ROUNDING) * np.asarray(closed, np.float64).ravel()
+    np.testing.assert_allclose(found[: closed.size], expected, atol=1e-4)
+
+
+def test_a_unit_of_more_records_than_fit_at_once_is_still_clipped_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given, start = lesson("lora", "blocks = 1")
+    given.tunable.load(start.backbone)
+    owner = np.zeros(len(LABELS), np.int64)
+    options: dict[str, Any] = {"head": start.head, "standardiser": given.standardiser, "clip_norm": 0.5}
+    whole = clipped_sum(given.tunable, given.kept, LABELS, owner, **options)
+    monkeypatch.setattr("clients.per_record.RECORDS", 5)
+    in_pieces = clipped_sum(given.tunable, given.kept, LABELS, owner, **options)
+    np.testing.assert_allclose(in_pieces, whole, atol=1e-5)
+    assert np.linalg.norm(in_pieces) <= 0.5
 
 
 def test_a_batchnorm_in_training_mode_is_refused_before_any_gradient() -> None:

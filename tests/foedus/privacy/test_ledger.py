@@ -212,7 +212,7 @@ OVERDRAW = """
 made = 0
 try:
     while True:
-        ledger.reserve("heart", "r", f"round {made}", [Gaussian(20)])
+        ledger.reserve("heart", "r", f"round {made}", [Gaussian(8)])
         made += 1
 except PrivacyError:
     print(made)
@@ -241,7 +241,7 @@ def test_two_processes_at_once_cannot_overdraw(open_ledger: Open) -> None:
         assert child.stdout.readline() == "ready\n"
     made = [int(child.communicate("go\n", timeout=60)[0]) for child in children]
     assert sum(made) == _events(ledger)
-    assert ledger.spent() <= 2.0 < epsilon([Gaussian(20, steps=sum(made) + 1)], 1e-5)
+    assert ledger.spent() <= 2.0 < epsilon([Gaussian(8, steps=sum(made) + 1)], 1e-5)
     assert len(ledger.verify().rows) == 1 + sum(made)
 
 

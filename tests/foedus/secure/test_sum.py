@@ -50,6 +50,19 @@ def test_a_sum_survives_drops_at_every_leg_while_enough_remain(federate: Federat
     assert survivors == [name for name in sites.names if name not in early]
 
 
+@pytest.mark.parametrize(
+    "n", [pytest.param(n, marks=pytest.mark.slow if n > 7 else ()) for n in range(3, 21)]
+)
+def test_all_that_can_be_spared_may_drop_at_any_one_leg(federate: Federate, n: int) -> None:
+    """At three sites none can be spared: the sum is of all."""
+    sites = federate(n)
+    spare = sites.names[1 : 1 + n - sites.roster.threshold]
+    for number, leg in enumerate(LEGS, start=1):
+        survivors = run(sites, {leg: spare}, number=number)
+        gone = spare if leg in LEGS[:3] else []
+        assert survivors == [name for name in sites.names if name not in gone]
+
+
 @pytest.mark.parametrize("n", range(3, 21))
 def test_a_sum_stops_kindly_when_too_few_remain(federate: Federate, n: int) -> None:
     sites = federate(n)

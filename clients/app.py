@@ -27,7 +27,7 @@ from fairness.private import PrivateAudit
 from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
 from foedus.budget import release_of, round_name
-from foedus.door import Premises, Release, leave, session
+from foedus.door import Premises, Release, check_budget, leave, session
 from foedus.errors import ConfigError, DataError
 from foedus.head import LinearHead
 from foedus.model import Model
@@ -54,6 +54,8 @@ def enlist(message: Message, context: Context) -> Message:
     """Whether this site can take part: its name, its version, its backbone's digest."""
 
     def measure(site: Workplace) -> Release:
+        if site.name not in site.study.newcomers:
+            check_budget(message, Premises(site.study, site.config, site.folder))
         words = {records.SITE: site.name, records.VERSION: __version__, records.BACKBONE: site.spec.digest}
         if site.study.door.masked and site.name not in site.study.newcomers:
             words[records.ROSTER] = session(site.folder).roster.encode()

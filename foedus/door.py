@@ -143,6 +143,18 @@ def check_policy(
         raise DoorError("the site's policy keeps its own figures (release_site_metrics = false)")
 
 
+def check_budget(message: Message, premises: Premises) -> None:
+    """Refuse a private study that this site's ledger could not carry to its end, before it spends anything.
+
+    Raises:
+        PrivacyError: Naming what is spent, what is asked and the cap.
+    """
+    if premises.study.door.private:
+        budget = plan(premises.study)
+        releases = {name: budget.event(name) for name in budget.shares}
+        _ledger(premises).require(premises.study.study.name, _run(message), releases)
+
+
 def leave(
     message: Message,
     measure: Callable[[], Release],
@@ -206,17 +218,10 @@ def _content(message: Message, release: Release, premises: Premises) -> RecordDi
 
 def _noised(message: Message, release: Release, premises: Premises) -> Release:
     """The release as a private study may have it: charged to the ledger, with this site's share of the noise."""
-    study, site = premises.study, premises.site
+    study = premises.study
     event = plan(study).event(release.name)
     masked = study.door.masked
-    ledger = Ledger.open(
-        premises.folder / LEDGER_FOLDER,
-        data=site.data.identity,
-        unit=site.data.unit or "record",
-        cap_epsilon=site.policy.epsilon_cap,
-        delta=site.policy.delta,  # a study that names a larger one would look cheaper than it is
-    )
-    purse = Purse(ledger, premises.folder / KEPT_FOLDER / _run(message))
+    purse = Purse(_ledger(premises), premises.folder / KEPT_FOLDER / _run(message))
     arrays = purse.release(
         release.name,
         records.digest(message),
@@ -228,6 +233,17 @@ def _noised(message: Message, release: Release, premises: Premises) -> Release:
     )
     return replace(
         release, arrays=arrays, quantities=noising.declared(release.quantities, event.noise_multiplier)
+    )
+
+
+def _ledger(premises: Premises) -> Ledger:
+    site = premises.site
+    return Ledger.open(
+        premises.folder / LEDGER_FOLDER,
+        data=site.data.identity,
+        unit=site.data.unit or "record",
+        cap_epsilon=site.policy.epsilon_cap,
+        delta=site.policy.delta,  # a study that names a larger one would look cheaper than it is
     )
 
 

@@ -10,7 +10,7 @@ raise the cap: it is an argument of the site's own process.
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +140,28 @@ class Ledger:
             }
             grown = chain.append(file, found, row, name=self.path.stem)
         return Reservation(len(found.rows), after, grown.head)
+
+    def require(self, study: str, run: str, releases: Mapping[str, Gaussian]) -> None:
+        """Refuse a run that could not make all its releases, before it makes the first. Charges nothing.
+
+        Args:
+            study: Who asks.
+            run: Releases it has made already are not counted twice.
+            releases: All it will ever make, by name.
+
+        Raises:
+            PrivacyError: If the cap would be exceeded, or the ledger is broken.
+        """
+        found = self._read()
+        made = {row["what"] for row in found.rows if row["state"] == RESERVE and row["run"] == run}
+        before = _events(found)
+        after = epsilon(
+            [*before, *(event for name, event in releases.items() if name not in made)],
+            self.delta,
+            relation=self.relation,
+        )
+        if not after <= self.cap:
+            raise self._over_cap(study, "all releases", before, after)
 
     def commit(self, reservation: Reservation) -> None:
         """Note that what was reserved was released.

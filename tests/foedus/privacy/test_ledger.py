@@ -64,6 +64,21 @@ def test_the_cap_holds_and_the_refusal_says_spent_asked_and_what_to_do(open_ledg
     ledger.reserve("heart", "r", "round 2", [Gaussian(40)])
 
 
+def test_a_run_that_could_not_end_is_refused_before_it_begins_and_its_own_releases_count_once(
+    open_ledger: Open,
+) -> None:
+    ledger = open_ledger(cap=0.8)
+    releases = {f"round {k}": Gaussian(10) for k in range(1, 5)}
+    ledger.require("heart", "r", releases)
+    for name in ("round 1", "round 2"):
+        ledger.reserve("heart", "r", name, [releases[name]])
+    before = ledger.path.read_bytes()
+    ledger.require("heart", "r", releases)
+    with pytest.raises(PrivacyError, match="'all releases' of study 'heart' would make it 0.906"):
+        ledger.require("heart", "another", releases)
+    assert ledger.path.read_bytes() == before
+
+
 def test_reserving_nothing_is_refused(open_ledger: Open) -> None:
     with pytest.raises(PrivacyError, match="names no release"):
         open_ledger().reserve("heart", "r", "round 1", [])

@@ -79,7 +79,7 @@ def test_the_ledger_refuses_a_study_that_would_exceed_the_sites_cap(toy: Path) -
     _run(toy, "first")
     before = _spent(toy)
     with pytest.raises(
-        RoundError, match="may give away epsilon 4 .*'all releases' of study 'toy' would make it"
+        RoundError, match=r"may give away epsilon 4 .*'all releases' of study 'toy' would make it"
     ):
         _run(toy, "second")
     assert _spent(toy) == before

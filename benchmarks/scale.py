@@ -2,6 +2,9 @@
 
     python benchmarks/scale.py [--out benchmarks/results/scale.json] [--quick]
 
+"load" is the machine's five-minute load average after a measurement: above its number of cores,
+seconds on the wall clock tell of its neighbours, and CPU seconds of Foedus.
+
 Each measurement is a process of its own: small tables, a small head, so that what is measured is the
 machinery. The first round is left out; seconds are the median of the others, on the wall clock and of CPU.
 Memory is the peak of the process, and of it what came after the sites' folders were written.
@@ -30,6 +33,7 @@ ENGINES = {  # engine and door: numbers of sites
     ("local", "secure-only"): (4, 16, 64, 100, 128),
     ("ray", "open"): (4, 64, 250, 1000),
 }
+SLOPES = ("round_s", "round_cpu_s", "peak_mib")
 QUICK = {("local", "open"): (4, 16), ("local", "secure-only"): (4,)}
 STUDY = """
 [study]
@@ -143,8 +147,29 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def run(engine: str, door: str, n: int, *, rounds: int) -> dict[str, Any]:
+    """One measurement, in a process of its own; why, if it failed."""
+    command = [sys.executable, __file__, "--rounds", str(rounds), "--one", engine, door, str(n)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return {"engine": engine, "door": door, "sites": n, "failed": done.stderr.strip().splitlines()[-1]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def slopes(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line through each engine and door that was measured twice or more."""
+    found = {}
+    for engine, door in ENGINES:
+        series = [
+            row for row in rows if (row["engine"], row["door"]) == (engine, door) and "failed" not in row
+        ]
+        if len(series) > 1:
+            found[f"{engine} {door}"] = {key: slope(series, key) for key in SLOPES}
+    return found
+
+
 def main() -> None:
-    """Measure everything and print JSON."""
+    """Measure what --out does not have yet; it is written after every measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
@@ -155,33 +180,20 @@ def main() -> None:
         engine, door, n = asked.one
         print(json.dumps(measure(engine, door, int(n), rounds=asked.rounds)))
         return
-    rows: list[dict[str, Any]] = []
-    slopes: dict[str, Any] = {}
+    rows = json.loads(asked.out.read_text())["measured"] if asked.out and asked.out.exists() else []
+    known = {(row["engine"], row["door"], row["sites"]) for row in rows}
+    machine = {"cores": os.cpu_count(), "python": platform.python_version()}
     for (engine, door), numbers in (QUICK if asked.quick else ENGINES).items():
-        series = []
         for n in numbers:
-            command = [sys.executable, __file__, "--rounds", str(asked.rounds), "--one", engine, door, str(n)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                series.append({"engine": engine, "door": door, "sites": n, "failed": done.stderr[-300:]})
-            else:
-                series.append(json.loads(done.stdout.splitlines()[-1]))
-            print(json.dumps(series[-1]), file=sys.stderr)
-        good = [row for row in series if "failed" not in row]
-        if len(good) > 1:
-            keys = ("round_s", "round_cpu_s", "peak_mib")
-            slopes[f"{engine} {door}"] = {key: slope(good, key) for key in keys}
-        rows += series
-    machine = {
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-    }
-    result = {"machine": machine, "rows_a_site": ROWS, "measured": rows, "slopes": slopes}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if asked.out:
-        asked.out.write_text(text + "\n")
+            if (engine, door, n) not in known:
+                rows.append(
+                    {**run(engine, door, n, rounds=asked.rounds), "load": round(os.getloadavg()[1], 1)}
+                )
+                print(json.dumps(rows[-1]), file=sys.stderr)
+            if asked.out:
+                result = {"machine": machine, "rows_a_site": ROWS, "measured": rows, "slopes": slopes(rows)}
+                asked.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({"measured": rows, "slopes": slopes(rows)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ GRACE_S = 10.0
 NOTE, NOTE_S, STALE_S = "processes.json", 5.0, 30.0
 """Beside the logs: what runs, written every few seconds; one that is older tells of no supervisor."""
 PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+"""Loaded here: to load it in a child that was forked beside threads could wait for ever."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -188,7 +190,7 @@ def _exists(pid: int | None) -> bool:
 def _die_with_parent() -> None:
     """In a child, before its program: Linux kills it when this process is killed, so that none is left over."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

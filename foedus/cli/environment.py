@@ -12,6 +12,7 @@ DEFAULTS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "GOMP_SPINCOUNT": "0",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # a forked child of ours becomes another program at once
 }
 """One thread a process and no spinning: two threads beside a busy neighbour are slower than one."""
 

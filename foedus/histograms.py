@@ -102,33 +102,6 @@ def log_odds(logs: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(chosen - np.log1p(-np.exp(np.minimum(chosen, -1e-12))))
 
 
-def cover(truths: NDArray[np.generic], alpha: float) -> float | None:
-    """The smallest probability a class may have to be in a set that misses the truth with at most `alpha`.
-
-    Split conformal prediction (Vovk, Gammerman & Shafer 2005; Sadinle, Lei & Wasserman 2019, the class's
-    own probability as score), rounded down to a bin's edge, which only makes sets larger.
-
-    Args:
-        truths: (TRUTH_BINS,), examples by the probability of their true class.
-        alpha: Share that may be missed.
-
-    Returns:
-        The probability; None where so few examples cannot promise it.
-    """
-    n = int(np.sum(truths))
-    allowed = int(np.floor(alpha * (n + 1)))
-    if allowed < 1:
-        return None
-    place = int(np.searchsorted(np.cumsum(truths), allowed))
-    return place / TRUTH_BINS
-
-
-def least_sure(top: NDArray[np.generic], rate: float) -> float:
-    """The probability below which at most `rate` of the examples' winning classes lie; a bin's edge."""
-    share = np.cumsum(top) / max(1, int(np.sum(top)))
-    return int(np.searchsorted(share, rate, side="right")) / TOP_BINS
-
-
 def _counts(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     places = np.minimum((values * bins).astype(np.int64), bins - 1)
     return np.bincount(places, minlength=bins)

@@ -4,17 +4,15 @@ All of it from sums over sites, written into the model folder before the run is 
 auditor who approves the run approves this, too.
 """
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fairness.policy import load_policy
 from foedus import files
-from foedus.config import Section
+from foedus.confidence import PredictionSets, Serving, cover, least_sure
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
-from foedus.histograms import TOP, TRUTHS, Histograms, cover, least_sure
+from foedus.histograms import TOP, TRUTHS, Histograms
 from foedus.runs import HISTOGRAMS_FILE, POLICY_FILE, SERVING_FILE, RunFolder
 from foedus.statistic import Arrays
 from server.federation import Federation
@@ -22,29 +20,6 @@ from server.federation import Federation
 TEMPERATURES = [float(2 ** (step / 4)) for step in range(-16, 17)]
 ALPHA, ABSTAIN = 0.1, 0.1
 """Share of records whose set may miss the truth; share of the test records it would have abstained on."""
-
-
-class PredictionSets(Section):
-    """Sets of classes that hold the truth with probability 1 - alpha, over records like the test's."""
-
-    alpha: float
-    least_probability: float
-    """A class is in the set from here on (of the audited, not the calibrated probabilities)."""
-    n: int
-    """Test records behind it."""
-
-
-class Serving(Section):
-    """model/serving.json; null where a private study left nothing to learn it from."""
-
-    format: Literal["foedus-serving/1"] = "foedus-serving/1"
-    temperature: float = 1.0
-    """Calibrated probabilities are the softmax of the scores times this; chosen on the validation examples."""
-    prediction_sets: PredictionSets | None = None
-    abstain_below: float | None = None
-    """The service abstains where the winning class's (audited) probability is lower."""
-    abstain_rate: float | None = None
-    """Share of the test records below it."""
 
 
 def write_serving(federation: Federation, head: LinearHead, run: RunFolder) -> None:

@@ -21,6 +21,7 @@ from foedus.cli import (
     operations,
     privacy,
     release,
+    serve,
     sites,
     studies,
     tune,
@@ -46,6 +47,7 @@ app.command("stop")(federation.stop)
 app.command("list")(studies.list_runs)
 app.command("approve")(approve.approve)
 app.command("release")(release.release)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(coordinator.app, name="coordinator")

@@ -34,7 +34,7 @@ class UnreadableImageError(Exception):
     """An image cannot be used; the message is the reason for its quarantine."""
 
 
-def decode(content: bytes, *, suffix: str = "") -> NDArray[np.uint8]:
+def decode(content: bytes, *, suffix: str = "", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture as it is meant to be looked at, (H, W, 3) uint8.
 
     EXIF orientation is applied; grey is repeated in three channels; transparent pixels lie on white;
@@ -45,6 +45,7 @@ def decode(content: bytes, *, suffix: str = "") -> NDArray[np.uint8]:
     Args:
         content: The file.
         suffix: Its suffix: ".dcm" makes DICOM of what has no preamble and is no other format.
+        max_pixels: Largest image that is decoded.
 
     Raises:
         UnreadableImageError: If it is damaged, of an unknown format or too large.
@@ -57,7 +58,7 @@ def decode(content: bytes, *, suffix: str = "") -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))

@@ -64,7 +64,7 @@ SITE = """
 [site]
 name = "{name}"
 [data]
-kind = "table"
+{kind}
 path = "data.csv"
 label = "y"
 [policy]
@@ -119,20 +119,25 @@ def signer(folder: Path, name: str, role: str) -> Signer:
     return load_signer(folder / f"{name}.key", passphrase=lambda: "")
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """An approved run of three sites."""
-    folder = tmp_path_factory.mktemp("release")
-    (folder / "study.toml").write_text(STUDY)
+def approved(folder: Path, study: str, sites: dict[str, list[dict[str, str]]], *, kind: str) -> Made:
+    """A study run on sites with these rows, and approved.
+
+    Args:
+        folder: Where everything is made.
+        study: Text of study.toml.
+        sites: Name of a site to its rows.
+        kind: Lines of site.toml that say what the data are.
+    """
+    (folder / "study.toml").write_text(study)
     (folder / "policy.toml").write_text(POLICY)
-    for seed, name in enumerate(("east", "north", "west")):
+    for name, rows in sites.items():
         site = folder / "sites" / name
-        site.mkdir(parents=True)
-        (site / "site.toml").write_text(SITE.format(name=name))
+        site.mkdir(parents=True, exist_ok=True)
+        (site / "site.toml").write_text(SITE.format(name=name, kind=kind))
         with (site / "data.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["a", "b", "colour", "y", "sex"])
+            writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
-            writer.writerows(rows_of(seed))
+            writer.writerows(rows)
     run, _ = simulate(folder / "study.toml", folder / "sites", runs=folder / "runs", reference=False)
     hub, jane = (
         signer(folder / "keys", "hub", "coordinator"),
@@ -140,6 +145,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     )
     approve(run, jane)
     return Made(folder, run, hub, jane)
+
+
+@pytest.fixture(scope="session")
+def make_approved() -> Callable[..., Made]:
+    """`approved`, for other kinds of data."""
+    return approved
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """An approved run of three sites."""
+    sites = {name: rows_of(seed) for seed, name in enumerate(("east", "north", "west"))}
+    return approved(tmp_path_factory.mktemp("release"), STUDY, sites, kind='kind = "table"')
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from clients.membership import Membership
 from foedus import files, pki, simulation
 from foedus.errors import ConfigError, FoedusError, RunError
 from foedus.runs import HEAD_FILE, RunFolder
-from server import backup, sealed
+from server import backup, conducting, sealed
 from server.home import Home
 from server.sealed import SealedReader, SealedWriter
 
@@ -113,6 +113,38 @@ def test_a_restored_home_goes_on_with_a_run(
     simulation.resume(run)
     assert (run.path / HEAD_FILE).read_bytes() == (whole.path / HEAD_FILE).read_bytes()
     run.verify_log()
+
+
+def test_a_run_on_the_server_is_submitted_again_from_where_it_is_now(
+    home: Home, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(home.runs, toy / "study.toml", policy=None, engine=conducting.ENGINE, sites="")
+    run.set_state("running", number=5, attempts=0)
+    backup.backup(home, tmp_path / "b", passphrase=PASSPHRASE)
+    restored = backup.restore(tmp_path / "b", tmp_path / "new", passphrase=PASSPHRASE)
+    submitted: list[Path] = []
+
+    class Server:
+        """Says of runs what the restored state says of their tasks."""
+
+        def __init__(self, home: Home) -> None:
+            self.database = home.database
+
+        def runs(self) -> dict[int, tuple[str, str]]:
+            with closing(sqlite3.connect(self.database)) as state:
+                rows = state.execute("SELECT run_id, finished_at IS NULL FROM task").fetchall()
+            return {number: ("running" if going else "finished:failed", "") for number, going in rows}
+
+        def start(self, folder: Path, *, version: str) -> int:
+            submitted.append(folder)
+            return 9
+
+    monkeypatch.setattr(conducting, "Control", Server)
+    conducting.look_after(home)
+    assert submitted == [], "the one it was taken from goes on by itself"
+    conducting.look_after(restored)
+    assert submitted == [restored.runs / run.run_id]
+    assert RunFolder(submitted[0]).state()["number"] == 9
 
 
 def test_half_a_line_of_a_log_is_left_out(home: Home, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ Sites that were approved are let in, the others out; a run whose process was kil
 import logging
 import sys
 import time
-from pathlib import Path
 
 from foedus import pki
 from foedus.errors import RunError
 from foedus.supervise import Supervisor
 from server.conducting import look_after
 from server.control import Control, key_bytes
+from server.executor import RUNS_VARIABLE
 from server.home import SECRET, Home
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,11 @@ LOOK_S = 3.0
 
 def commands(home: Home, *, listen: str) -> dict[str, list[str]]:
     """The two processes of a coordinator."""
-    scripts = Path(sys.executable).parent
     return {
         "superlink": [sys.executable, "-m", "server.gate", str(home.folder), "--listen", listen],
         "executor": [
-            *(str(scripts / "flower-superexec"), "--runtime-api-address", home.control_address),
-            *("--root-certificates", str(home.pki / pki.CA_CERTIFICATE)),
-            *("--superexec-auth-secret-file", str(home.folder / SECRET)),
+            *(sys.executable, "-m", "server.executor", "--runtime", home.control_address),
+            *("--secret", str(home.folder / SECRET), "--authority", str(home.pki / pki.CA_CERTIFICATE)),
         ],
     }
 
@@ -73,5 +71,10 @@ class Duties:
 def service(home: Home, *, listen: str) -> tuple[Supervisor, Duties]:
     """What `foedus coordinator up` runs."""
     folder = home.folder.resolve()
-    supervisor = Supervisor(commands(Home(folder), listen=listen), logs=folder / "logs", home=folder / "flwr")
+    supervisor = Supervisor(
+        commands(Home(folder), listen=listen),
+        logs=folder / "logs",
+        home=folder / "flwr",
+        environment={RUNS_VARIABLE: str(Home(folder).runs)},
+    )
     return supervisor, Duties(Home(folder))

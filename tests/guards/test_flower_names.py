@@ -1,18 +1,24 @@
 """Names of Flower's own that are not public: an upgrade that moves one fails here, not at a site."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 from flwr.clientapp.client_app import LoadClientAppError
 
 from clients import executor, node
-from foedus import __version__
-from server import backup, gate
+from foedus import __version__, executing
+from foedus.errors import RunError
+from server import backup, control, gate
+from server import executor as server_executor
 
 
 @pytest.mark.parametrize(
     "name",
-    [*gate.PRIVATE_NAMES, *executor.PRIVATE_NAMES, *node.PRIVATE_NAMES, *backup.PRIVATE_NAMES],
+    [
+        *(*gate.PRIVATE_NAMES, *backup.PRIVATE_NAMES, *server_executor.PRIVATE_NAMES),
+        *(*executor.PRIVATE_NAMES, *node.PRIVATE_NAMES, *executing.PRIVATE_NAMES),
+    ],
 )
 def test_flowers_private_names_are_where_we_use_them(name: str) -> None:
     module, _, path = name.partition(":")
@@ -29,7 +35,19 @@ def test_the_executor_runs_the_installed_app_of_the_same_version_only() -> None:
             executor.load(app, version, "any")
 
 
-def test_the_executor_answers_as_a_client_and_nothing_else() -> None:
-    kinds, _ = executor.only_clients(executor.SubprocessExecutor(), set())
-    assert [kind.name for kind in kinds] == ["CLIENT_APP"]
-    assert executor.keep_packed(b"PK") is None
+def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(server_executor.RUNS_VARIABLE, str(tmp_path))
+    inside = {"run-folder": str(tmp_path / "a"), "more": 1}
+    assert server_executor.run_config(Path(), inside) == {"run-folder": str(tmp_path / "a")}
+    for folder in (str(tmp_path), str(tmp_path / "a/../../b"), "/etc", ""):
+        with pytest.raises(RunError, match="not one of this coordinator's"):
+            server_executor.run_config(Path(), {"run-folder": folder})
+    for version in ("0.0.1", __version__):
+        bundle = control._bundle(tmp_path / "foedus", version=version)
+        if version == __version__:
+            server_executor.look(bundle)
+        else:
+            with pytest.raises(RunError, match="runs foedus/foedus"):
+                server_executor.look(bundle)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +79,31 @@ def write_site(folder: Path, name: str, *, n: int = 90, seed: int = 0) -> Path:
     return path
 
 
+def write_toy(folder: Path, names: Sequence[str]) -> Path:
+    """study.toml, policy.toml and a site for each name."""
+    (folder / "study.toml").write_text(STUDY)
+    (folder / "policy.toml").write_text(POLICY)
+    for seed, name in enumerate(names):
+        write_site(folder / "sites", name, seed=seed)
+    return folder
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A folder with study.toml, policy.toml and four sites."""
-    (tmp_path / "study.toml").write_text(STUDY)
-    (tmp_path / "policy.toml").write_text(POLICY)
-    for seed, name in enumerate(["east", "north", "south", "west"]):
-        write_site(tmp_path / "sites", name, seed=seed)
-    return tmp_path
+    return write_toy(tmp_path, ["east", "north", "south", "west"])
+
+
+@pytest.fixture(scope="module")
+def deployed_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sites and a study through masks, for a federation that many tests use."""
+    folder = write_toy(tmp_path_factory.mktemp("deployed"), ["east", "north", "south"])
+    text = (folder / "study.toml").read_text()
+    text = text.replace('mode = "open"', 'mode = "secure-only"').replace("rounds = 4", "rounds = 3")
+    (folder / "study.toml").write_text(text)
+    for toml in folder.glob("sites/*/site.toml"):
+        toml.write_text(toml.read_text().replace('doors = ["open"]', 'doors = ["open", "secure-only"]'))
+    return folder
 
 
 KILLED = """

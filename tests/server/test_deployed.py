@@ -1,143 +1,85 @@
 """A real federation on loopback: SuperLink with TLS and signed-in sites, each party a process with its own home."""
 
+import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.supercore.fab import Fab
 
-from clients.service import free_port
-from foedus import pki, simulation
+from foedus import __version__, pki, simulation
+from foedus.demos.loopback import COORDINATOR, Loopback
 from foedus.runs import HEAD_FILE, RunFolder
+from server import control
 from server.home import Home
 
-FOEDUS = str(Path(sys.executable).parent / "foedus")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SITES = ("east", "north", "south")
-START_S = 90.0
 
 
-def foedus(*words: object, code: int = 0) -> str:
-    """Run a command as a user would; what it printed."""
-    done = subprocess.run(
-        [FOEDUS, *map(str, words)], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def toy(deployed_toy: Path) -> Path:
+    return deployed_toy
 
 
-class Federation:
-    """A coordinator and three sites that joined it, as a newcomer would set them up."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home, self.sites = folder / "coordinator", folder / "sites"
-        ports = ("--port", free_port(), "--control-port", free_port())
-        foedus("coordinator", "init", "--host", "127.0.0.1", *ports, "--home", self.home)
-        for name in SITES:
-            toml = self.sites / name / "site.toml"
-            toml.write_text(toml.read_text().replace('doors = ["open"]', 'doors = ["open", "secure-only"]'))
-            foedus("site", "init", self.sites / name)
-        requests = [self.sites / name / f"{name}.request.json" for name in SITES]
-        said = foedus("coordinator", "approve", *requests, "--home", self.home)
-        fingerprint = said.split("read to every site:")[1].split()[0]
-        for name in SITES:
-            kit = self.home / "kits" / f"{name}.kit.json"
-            foedus("site", "join", kit, "--folder", self.sites / name, "--fingerprint", fingerprint)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.start("coordinator", "coordinator", "up", "--listen", "127.0.0.1", "--home", self.home)
-        for name in SITES:
-            self.start(name, "site", "start", self.sites / name)
-
-    def start(self, name: str, *words: object) -> None:
-        """A service, in a process group of its own."""
-        self.processes[name] = subprocess.Popen(
-            [FOEDUS, *map(str, words)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def wait_for(self, n: int) -> None:
-        """Until that many sites are signed in."""
-        begin = time.monotonic()
-        while time.monotonic() < begin + START_S:
-            rows = json.loads(foedus("coordinator", "roster", "--json", "--home", self.home))
-            if sum(row["status"] == "online" for row in rows) == n:
-                return
-            time.sleep(1)
-        logs = [path.read_text()[-800:] for path in self.home.glob("logs/*.log")]
-        raise AssertionError(f"{n} sites are not online: {rows}\n" + "\n".join(logs))
-
-    def stop(self) -> None:
-        """Everything that was started, with SIGTERM."""
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            process.wait(30)
+@pytest.fixture(scope="module")
+def simulated(toy: Path) -> RunFolder:
+    """The same study on LocalGrid."""
+    return simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / "runs")[0]
 
 
-@pytest.fixture
-def federation(toy: Path) -> Iterator[Federation]:
-    shutil.rmtree(toy / "sites/west")
-    found = Federation(toy)
-    try:
-        found.wait_for(3)
+@pytest.fixture(scope="module")
+def federation(toy: Path, simulated: RunFolder) -> Iterator[Loopback]:
+    with Loopback(toy / "coordinator", {name: toy / "sites" / name for name in SITES}) as found:
         yield found
-    finally:
-        found.stop()
 
 
-def study(toy: Path, *, rounds: int) -> Path:
-    """The toy study through masks."""
-    text = (toy / "study.toml").read_text()
-    text = text.replace('mode = "open"', 'mode = "secure-only"').replace("rounds = 4", f"rounds = {rounds}")
-    (toy / "study.toml").write_text(text)
-    return toy / "study.toml"
+def same_model(run: Path, other: RunFolder) -> bool:
+    return (run / HEAD_FILE).read_bytes() == (other.path / HEAD_FILE).read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_study_runs_on_a_real_federation_as_it_does_simulated(federation: Federation, toy: Path) -> None:
-    path = study(toy, rounds=2)
-    simulated, _ = simulation.simulate(path, toy / "sites", runs=toy / "runs")
-    said = foedus("run", path, "--home", federation.home, "--json")
-    found = RunFolder.open(next((federation.home / "runs").iterdir()))
-    assert found.state()["status"] == "finished"
-    assert (found.path / HEAD_FILE).read_bytes() == (simulated.path / HEAD_FILE).read_bytes()
-    assert (found.path / "report.html").exists()
-    assert json.loads(said)["audit"]["verdict"]
+def test_a_study_runs_as_it_does_simulated(federation: Loopback, toy: Path, simulated: RunFolder) -> None:
+    said = federation.foedus("run", toy / "study.toml", "--home", federation.home, "--json")
+    [path] = federation.run_folders()
+    run = RunFolder.open(path)
+    assert run.state()["status"] == "finished"
+    assert same_model(path, simulated)
+    assert (path / "report.html").exists()
+    assert json.loads(said.out)["audit"]["verdict"]
+    shown = federation.foedus("audit", "show", path, code=None)
+    assert "INCONCLUSIVE" in shown.out or "PASS" in shown.out or "FAIL" in shown.out
     noted = (federation.home / "audit.jsonl").read_text()
     assert noted.count("register-node") == 3
     assert "start-run" in noted
-    _the_public_side_shows_the_fleet_only(federation)
-    _roles_may_do_what_they_may(federation, toy)
+    for folder in federation.sites.values():
+        lines = [json.loads(text) for text in (folder / ".foedus/node/egress.jsonl").read_text().splitlines()]
+        assert lines
+        assert {line["withheld"] for line in lines} == {None}
 
 
-def _the_public_side_shows_the_fleet_only(federation: Federation) -> None:
+def test_the_public_side_shows_the_fleet_only(federation: Loopback) -> None:
     home = Home.open(federation.home)
-    trusted = str(home.pki / pki.CA_CERTIFICATE)
-    with httpx.Client(verify=trusted) as client:
+    with httpx.Client(verify=str(home.pki / pki.CA_CERTIFICATE)) as client:
         public = f"https://{home.address}"
-        assert client.post(f"{public}/v1/control/list-runs").status_code == 404
-        assert client.post(f"{public}/v1/runtime/acquire-task").status_code == 404
+        for call in ("control/list-runs", "control/start-run", "runtime/acquire-task"):
+            assert client.post(f"{public}/v1/{call}").status_code == 404
         private = f"https://{home.control_address}"
         assert client.post(f"{private}/v1/control/list-runs").status_code == 403
         wrong = {"Authorization": "Bearer guessed"}
         assert client.post(f"{private}/v1/control/start-run", headers=wrong).status_code == 403
 
 
-def _roles_may_do_what_they_may(federation: Federation, toy: Path) -> None:
+def test_roles_may_do_what_they_may(federation: Loopback) -> None:
     home = Home.open(federation.home)
     with httpx.Client(verify=str(home.pki / pki.CA_CERTIFICATE)) as client:
-        auditor = {"Authorization": f"Bearer {home.token('auditor')}"}
         private = f"https://{home.control_address}/v1/control"
+        auditor = {"Authorization": f"Bearer {home.token('auditor')}"}
         refused = client.post(f"{private}/start-run", headers=auditor)
         assert refused.status_code == 403
         assert "role 'auditor' may not call start-run" in refused.text
@@ -145,24 +87,118 @@ def _roles_may_do_what_they_may(federation: Federation, toy: Path) -> None:
         assert client.post(f"{private}/register-node", headers=coordinator).status_code == 403
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_kills_cost_a_round_in_flight_and_no_byte_of_the_model(federation: Federation, toy: Path) -> None:
-    path = study(toy, rounds=2)
-    simulated, _ = simulation.simulate(path, toy / "sites", runs=toy / "runs")
-    foedus("run", path, "--home", federation.home, "--detach")
-    run = RunFolder.open(next((federation.home / "runs").iterdir()))
+def test_site_check_finds_the_way_and_its_versions(federation: Loopback) -> None:
+    found = json.loads(federation.foedus("site", "check", federation.sites["east"], "--json").out)
+    rows = {row["check"]: row["status"] for row in found["rows"]}
+    assert [rows[name] for name in ("coordinator", "clock", "foedus", "flwr", "disk")] == ["ok"] * 5
+
+
+def test_code_in_a_bundle_is_never_run(federation: Loopback, tmp_path: Path) -> None:
+    """Whoever holds the coordinator's token sends another app under our name: nobody unpacks it."""
+    mark, home = tmp_path / "ran", Home.open(federation.home)
+    folder = tmp_path / "foedus"
+    control._bundle(folder, version=__version__)  # the files a bundle is made of
+    text = (folder / "pyproject.toml").read_text()
+    text = text.replace('"LICENSE"]', '"LICENSE", "clients/*.py", "server/*.py"]')
+    (folder / "pyproject.toml").write_text(text)
+    for name in ("clients", "server"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("")
+        code = f"from pathlib import Path\nPath({str(mark)!r}).with_suffix('.{name}').touch()\n"
+        (folder / name / "app.py").write_text(code)
+    content = control.build_fab_from_disk(folder)
+    asked = control.Control(home)
+    request = StartRunRequest(
+        fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
+        override_config=user_config_to_proto({"run-folder": str(tmp_path)}),
+    )
+    number = int(asked._ask(asked._client.StartRun, request).run_id)
+    _until(lambda: asked.runs()[number][0].startswith("finished"))
+    assert not list(tmp_path.glob("ran*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [("east", "node"), ("north", "executor"), (COORDINATOR, "superlink"), (COORDINATOR, "executor")],
+)
+def test_a_kill_costs_a_round_in_flight_and_no_byte_of_the_model(
+    federation: Loopback, toy: Path, simulated: RunFolder, name: str, process: str
+) -> None:
+    run = _started(federation, toy)
     _until(lambda: run.latest() is not None)
-    os.kill(int(run.state()["pid"]), signal.SIGKILL)  # the ServerApp, mid-round
-    _until(lambda: run.state().get("attempts") == 1)
-    foedus("watch", run.run_id, "--home", federation.home)
-    assert (run.path / HEAD_FILE).read_bytes() == (simulated.path / HEAD_FILE).read_bytes()
+    federation.kill(name, process)
+    federation.foedus("watch", run.run_id, "--home", federation.home)
+    assert same_model(run.path, simulated) or _some_site_was_away(run)
     run.verify_log()
 
 
-def _until(true: object, *, within_s: float = 240.0) -> None:
-    assert callable(true)
-    begin = time.monotonic()
+def test_the_run_process_is_killed_and_submitted_again(
+    federation: Loopback, toy: Path, simulated: RunFolder
+) -> None:
+    run = _started(federation, toy)
+    _until(lambda: run.latest() is not None)
+    _kill(int(run.state()["pid"]))
+    _until(lambda: run.state().get("attempts") == 1)
+    federation.foedus("watch", run.run_id, "--home", federation.home)
+    assert same_model(run.path, simulated)
+    run.verify_log()
+
+
+def test_a_supervisor_is_killed_and_started_again(
+    federation: Loopback, toy: Path, simulated: RunFolder
+) -> None:
+    run = _started(federation, toy)
+    _until(lambda: run.latest() is not None)
+    federation.kill("south")
+    federation.start("south")
+    federation.foedus("watch", run.run_id, "--home", federation.home)
+    assert same_model(run.path, simulated) or _some_site_was_away(run)
+
+
+def test_a_stopped_run_resumes_to_the_same_model(
+    federation: Loopback, toy: Path, simulated: RunFolder
+) -> None:
+    run = _started(federation, toy)
+    _until(lambda: run.latest() is not None)
+    federation.foedus("stop", run.run_id, "--home", federation.home)
+    assert run.state()["status"] == "stopped"
+    federation.foedus("resume", run.run_id, "--home", federation.home)
+    assert run.state()["status"] == "finished"
+    assert same_model(run.path, simulated)
+
+
+def test_a_revoked_site_is_shut_out_and_says_why(federation: Loopback) -> None:
+    federation.foedus("coordinator", "revoke", "south", "--home", federation.home)
+    federation.wait_for(2)
+    status = federation.sites["south"] / ".foedus/node/status.json"
+
+    def refused() -> Any:
+        return json.loads(status.read_text())["reason"]
+
+    _until(lambda: refused() is not None)
+    assert "its key is not approved, or was revoked" in refused()
+
+
+def _started(federation: Loopback, toy: Path) -> RunFolder:
+    federation.wait_for(len(SITES))
+    federation.foedus("run", toy / "study.toml", "--home", federation.home, "--detach")
+    return RunFolder.open(federation.run_folders()[-1])
+
+
+def _some_site_was_away(run: RunFolder) -> bool:
+    """Whether some round went on without a site, which rounds.jsonl names."""
+    return any(line["rejected"] for line in run.rounds())
+
+
+def _kill(pid: int) -> None:
+    import os
+    import signal
+
+    os.kill(pid, signal.SIGKILL)
+
+
+def _until(true: Callable[[], bool], *, within_s: float = 240.0) -> None:
+    begun = time.monotonic()
     while not true():
-        assert time.monotonic() < begin + within_s
-        time.sleep(0.5)
+        assert time.monotonic() < begun + within_s
+        time.sleep(0.3)

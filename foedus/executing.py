@@ -94,6 +94,8 @@ def _in_fork(answer: Answer, spec: Any) -> None:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 0
+    except Exception:
+        log.exception("a task could not be done")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -136,7 +136,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self._started[name] = now
 
@@ -187,7 +187,7 @@ def _exists(pid: int | None) -> bool:
     return pid is not None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In a child, before its program: Linux kills it when this process is killed, so that none is left over."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,13 +5,13 @@
 Who holds a coordinator's token can start studies with it, but no other code, and no run elsewhere.
 """
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import flwr.superlink.runtime.run_serverapp as flower
 from flwr.cli.config_utils import get_fab_metadata
 from flwr.supercore.constant import TaskType
 
@@ -19,6 +19,8 @@ from foedus import executing
 from foedus.errors import RunError
 from server.app import RUN_KEY, app
 
+flower: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+"""The module; its package has a function of the same name."""
 PRIVATE_NAMES = (
     "flwr.superlink.runtime.run_serverapp:install_from_fab",
     "flwr.superlink.runtime.run_serverapp:get_project_config",
@@ -77,13 +79,12 @@ def answer(spec: Any) -> None:
 def main() -> None:
     """Serve a SuperLink on this machine until stopped."""
     given = executing.arguments("Runs the installed ServerApp for a SuperLink.")
-    replaced: Any = flower
-    replaced.install_from_fab = look
-    replaced.get_project_config = lambda path: {
+    flower.install_from_fab = look
+    flower.get_project_config = lambda path: {
         "tool": {"flwr": {"app": {"components": {"serverapp": "server.app:app"}}}}
     }
-    replaced.get_fused_config_from_dir = run_config
-    replaced.run_ = conduct
+    flower.get_fused_config_from_dir = run_config
+    flower.run_ = conduct
     executing.serve(
         TaskType.SERVER_APP, answer, runtime=given.runtime, secret=given.secret, authority=given.authority
     )

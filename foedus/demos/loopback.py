@@ -21,7 +21,7 @@ from clients.membership import FOLDER
 from clients.service import free_port
 from foedus import files
 from foedus.errors import RunError
-from foedus.supervise import NOTE
+from foedus.supervise import NOTE, die_with_parent
 from server.home import Home
 
 COORDINATOR = "coordinator"
@@ -123,6 +123,7 @@ class Loopback:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     def pid(self, name: str, process: str | None = None) -> int:

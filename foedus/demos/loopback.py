@@ -169,8 +169,9 @@ class Loopback:
         return "\n".join(f"{path}: {path.read_text(errors='replace')[-n_chars:]}" for path in paths)
 
     def run_folders(self) -> Sequence[Path]:
-        """Run folders of the coordinator, oldest first."""
-        return sorted(Home.open(self.home).runs.glob("*"), key=lambda path: path.stat().st_mtime)
+        """Run folders of the coordinator, by name: the last is the newest."""
+        found = [path.parent for path in Home.open(self.home).runs.glob("*/run.json")]
+        return sorted(found)
 
     def close(self) -> None:
         """Stop everything that was started."""

@@ -46,7 +46,7 @@ from server.app import Outcome, Stage, conduct
 from server.federation import Federation
 from server.local_grid import LocalGrid
 from server.ray_engine import ray_grid, require_ray
-from server.results import after_attack, mean_metrics, run_audit, write_card, write_report
+from server.results import after_attack, mean_metrics, run_audit, write_card, write_report, write_results
 from server.rounds import Training, run_rounds
 from server.serving import write_serving
 from server.start import begin
@@ -247,7 +247,7 @@ def _workplaces(federation: Federation, folders: Sequence[Path]) -> list[Workpla
 
 
 def _rewrite(run: RunFolder, results: dict[str, Any]) -> None:
-    files.write_json(run.path / RESULTS_FILE, results)
+    write_results(run, results)
     write_report(run)
 
 

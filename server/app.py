@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fairness.audit import AuditReport
 from foedus import files
 from foedus.backbones import Standardiser, describe
-from foedus.runs import FEWSHOT_FILE, RESULTS_FILE, RunFolder
+from foedus.runs import FEWSHOT_FILE, RunFolder
 from server.adaptation import evaluate_fewshot, learn_whitening
 from server.federation import Federation
 from server.inherited import audit_of_start, private_note, start_and_trained
@@ -25,6 +25,7 @@ from server.results import (
     save_model,
     write_card,
     write_report,
+    write_results,
 )
 from server.rounds import Training, restore, run_rounds, save
 from server.serving import write_serving
@@ -98,7 +99,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     write_serving(federation, federation.use(training.best), run)
     results["audit_of_start"] = start_and_trained(before, audit, best_round=training.best_round)
     results["notes"] += private_note(federation, run)
-    files.write_json(run.path / RESULTS_FILE, results)
+    write_results(run, results)
     write_card(run, results, audit)
     write_report(run)
     run.log("finished", head_sha256=digest, verdict=audit.verdict if audit else None)

@@ -10,6 +10,7 @@ from fairness.audit import AuditReport, audit_request, build_audit
 from fairness.card import card_yaml, front_matter
 from fairness.cohorts import AUDITS_FILE, Cohort, append, refuse_near
 from fairness.edges import AuditEdges
+from fairness.figures import without_small_counts
 from fairness.origin import policy_origin, with_origin
 from fairness.policy import Policy, load_policy
 from fairness.private import noise_notes, private_audit_request
@@ -255,6 +256,14 @@ def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | No
         values = [metrics[key] for metrics in found if metrics[key] is not None]
         means[key] = float(np.mean(values)) if values else None
     return means
+
+
+def write_results(run: RunFolder, results: dict[str, Any]) -> None:
+    """Write results.json; where a policy asks for k people behind every count, the models' figures keep to it."""
+    if (run.path / POLICY_FILE).exists() and not run.study().door.private:
+        k = load_policy(run.path / POLICY_FILE).disclosure.k
+        results["models"] = without_small_counts(results, k)["models"]
+    files.write_json(run.path / RESULTS_FILE, results)
 
 
 def write_report(run: RunFolder) -> None:

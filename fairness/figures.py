@@ -1,0 +1,60 @@
+"""The models' figures in results.json without what would tell of fewer than k people.
+
+They are of everyone together, and of no group; the audit takes them as known. A site's own figures
+are left as that site released them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+FROM_THE_CONFUSION = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
+
+
+def without_small_counts(results: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """results.json with the models' counts of 1 to k - 1 people, and what they follow from, set to null."""
+    models = {name: found and _kept(found, k) for name, found in results["models"].items()}
+    return {**results, "models": models}
+
+
+def _kept(found: Mapping[str, Any], k: int) -> dict[str, Any]:
+    kept = {**found, "reliability": _merged(found["reliability"], k) if found.get("reliability") else None}
+    if found.get("confusion") is None:
+        return kept
+    cells = np.asarray(found["confusion"], np.int64)
+    right, n = int(np.trace(cells)), int(cells.sum())
+    if any(_small(int(count), k) for count in (*cells.ravel(), *cells.sum(axis=0), *cells.sum(axis=1))):
+        kept |= {"confusion": None, "per_class": None, **dict.fromkeys(FROM_THE_CONFUSION)}
+    if _small(right, k) or _small(n - right, k):
+        kept["accuracy"] = None
+    return kept
+
+
+def _merged(bins: list[dict[str, Any]], k: int) -> list[dict[str, Any]] | None:
+    """Adjacent bins together until k or more (or none) came true in each, and did not; None if none are."""
+    found: list[list[float]] = []
+    held = np.zeros(3)
+    for each in bins:
+        if each["n"]:
+            held += (each["n"], each["n"] * each["predicted"], round(each["n"] * each["observed"]))
+            if _fine(held, k):
+                found.append(held.tolist())
+                held = np.zeros(3)
+    if held[0]:
+        held += found.pop() if found else 0
+        while not _fine(held, k) and found:
+            held += found.pop()
+        found.append(held.tolist())
+    if not found or not _fine(np.asarray(found[-1]), k):
+        return None
+    return [{"n": int(n), "predicted": total / n, "observed": true / n} for n, total, true in found]
+
+
+def _fine(held: "np.ndarray[Any, Any]", k: int) -> bool:
+    n, _, true = held.tolist()
+    return not any(_small(int(count), k) for count in (n, true, n - true))
+
+
+def _small(count: int, k: int) -> bool:
+    return 0 < count < k

@@ -10,19 +10,27 @@ rows is a binomial draw on the counts) and the four-fifths rule on the point est
 
 Truths. null: every group at the same rate. edge: half of the groups exactly at the tolerance from
 the other half, the hardest place not to fail by chance. For coverage also a gap of 0.15.
+
+Private audits: the noise is drawn as sites draw it, each its share of the discrete Gaussian.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairness.infer import Limits, largest_difference, simultaneous_z, smallest_ratio, wilson
+from fairness.infer import Limits, largest_difference, limits, simultaneous_z, smallest_ratio, wilson
+from fairness.tables import GroupTable
+from foedus import noising
+from foedus.privacy.accountant import calibrate
+from foedus.privacy.noise import sigma_steps
+from foedus.statistic import Quantity
 
 Reals = NDArray[np.float64]
 Ends = tuple[Reals, Reals]
@@ -36,6 +44,11 @@ ALPHA = 0.05
 REPLICATES, BOOTSTRAP_RUNS = 300, 1000
 CHECKED = 50
 GOALS = {"coverage_null": 0.92, "false_fail_null": 0.01, "false_fail_edge": 0.035}
+EPSILONS, DELTA, POSITIVES, RATES = (0.5, 1.0, 3.0), 1e-5, (20, 50, 200, 1000), (0.5, 0.7, 0.9)
+"""Private audits: epsilon of the one noisy table, positives of a group, and its true-positive rate."""
+HONEST, DRAWS = 3, 200_000
+"""Sites that share the noise, and numbers drawn to compare its variance with theory."""
+NOISE_GOALS = {"coverage": 0.93, "variance_off": 0.02}
 
 
 def main() -> None:
@@ -46,6 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     begun = time.process_time()
     rows = [setting(g, n, runs=options.runs, seed=i) for i, (g, n) in enumerate(SETTINGS)]
+    noisy = noise(options.runs)
     found = {
         "runs": options.runs,
         "bootstrap_runs": BOOTSTRAP_RUNS,
@@ -56,12 +70,14 @@ def main() -> None:
         "selection_rate": SELECTED,
         "ratio": RATIO,
         "goals": GOALS,
-        "missed": missed(rows),
+        "missed": [*missed(rows), *missed_noise(noisy)],
         "cpu_s": round(time.process_time() - begun, 1),
         "settings": rows,
+        "noise": noisy,
     }
     options.out.write_text(json.dumps(found, indent=1) + "\n")
     print(markdown(rows))
+    print(noise_markdown(noisy))
     print(f"\n{found['cpu_s']} CPU seconds; goals missed: {'; '.join(found['missed']) or 'none'}")
 
 
@@ -159,6 +175,82 @@ def bootstrap(counts: NDArray[np.int64], n: int, rng: np.random.Generator) -> En
         ends = np.quantile(gaps, (ALPHA / 2, 1 - ALPHA / 2), axis=1)
         low[start : start + 100], high[start : start + 100] = ends
     return low, high
+
+
+def noise(runs: int) -> dict[str, Any]:
+    """The variance of the noise that sites add over theory's, and coverage with and without knowing it.
+
+    Theory adds up to 3 % to what is promised, for the grid that numbers are rounded to.
+    """
+    quantity = {"x": Quantity((DRAWS,), low=0.0, sensitivity=1.0)}
+    rows, ratios_of, promised = [], {}, {}
+    for epsilon in EPSILONS:
+        multiplier = calibrate(epsilon, DELTA)
+        [deviation] = noising.deviation(quantity, multiplier).values()
+        shares = [
+            noising.add_noise({"x": np.zeros(DRAWS)}, quantity, multiplier=multiplier, honest=HONEST)["x"]
+            for _ in range(HONEST)
+        ]
+        total = np.sum(shares, axis=0)
+        added = noising.declared(quantity, multiplier)["x"]
+        sigma = sigma_steps(
+            multiplier, sensitivity=1.0, resolution=added.resolution, size=DRAWS, honest=HONEST
+        )
+        theory = HONEST * (sigma * added.resolution) ** 2
+        ratios_of[str(epsilon)] = round(float(total.var() / theory), 4)
+        promised[str(epsilon)] = round(theory / deviation**2, 4)
+        rng = np.random.default_rng(30)
+        for positives in POSITIVES:
+            for rate in RATES:
+                hits = rng.binomial(positives, rate, runs)
+                cells = np.zeros((runs, 2, 2))
+                cells[:, 0] = 2 * positives
+                cells[:, 1] = np.stack([positives - hits, hits], axis=1)
+                seen = np.maximum(np.rint(cells + rng.choice(total, cells.shape)), 0).astype(np.int64)
+                table = GroupTable(
+                    "g",
+                    ("",) * runs,
+                    seen,
+                    np.zeros((runs, 2, 2), np.int64),
+                    np.full(runs, 3),
+                    noise=deviation,
+                )
+                aware, naive = (
+                    _share((found.low <= rate) & (found.high >= rate) | np.isnan(found.value))
+                    for found in (
+                        limits("tpr", replace(table, noise=sd), 1, z=1.959964) for sd in (deviation, 0.0)
+                    )
+                )
+                rows.append(
+                    {"epsilon": epsilon, "positives": positives, "rate": rate, "aware": aware, "naive": naive}
+                )
+    return {
+        "delta": DELTA,
+        "variance_over_theory": ratios_of,
+        "theory_over_promise": promised,
+        "goals": NOISE_GOALS,
+        "coverage": rows,
+    }
+
+
+def missed_noise(found: dict[str, Any]) -> list[str]:
+    """Goals that the noise does not meet."""
+    off = {e: r for e, r in found["variance_over_theory"].items() if abs(r - 1) > NOISE_GOALS["variance_off"]}
+    low = [row for row in found["coverage"] if row["aware"] < NOISE_GOALS["coverage"]]
+    return [f"variance at epsilon {e} is {r} of theory" for e, r in off.items()] + [
+        f"coverage {row}" for row in low
+    ]
+
+
+def noise_markdown(found: dict[str, Any]) -> str:
+    """The table of private audits in docs/fairness.md."""
+    lines = ["| ε | positives | coverage, noise known | noise ignored |", "|---|---|---|---|"]
+    for epsilon in EPSILONS:
+        for positives in POSITIVES:
+            rows = [r for r in found["coverage"] if (r["epsilon"], r["positives"]) == (epsilon, positives)]
+            aware, naive = (_cells(*(row[key] for row in rows)) for key in ("aware", "naive"))
+            lines.append(f"| {epsilon:g} | {positives} | {aware} | {naive} |")
+    return "\n".join([*lines, f"variance over theory: {found['variance_over_theory']}"])
 
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:

@@ -125,8 +125,7 @@ def limits(metric: str, table: GroupTable, positive: int, *, z: float) -> Limits
         return oe_limits(table, positive, z=z)
     share = shares(metric, table.facts(positive))
     if table.noise > 0:
-        value = np.clip(quotient(*share.middle), 0.0, 1.0)
-        return _score_interval(value, _effective(metric, table, positive), z=z)
+        return _noisy_interval(metric, table, positive, z=z)
     middle, low, high = (
         _score_interval(quotient(x, n), n / table.design, z=z)
         for x, n in (share.middle, share.low, share.high)
@@ -174,6 +173,31 @@ def _effective(metric: str, table: GroupTable, positive: int) -> Reals:
     exact = p * (1 - p) / people
     noisy = table.noise**2 * (a[0] * (1 - 2 * p) + b[0] * p**2) / people**2
     return np.asarray(p * (1 - p) / (exact + np.maximum(noisy, 0.0)))
+
+
+def _noisy_interval(metric: str, table: GroupTable, positive: int, *, z: float) -> Limits:
+    """Every share p for which x - p n is no further from 0 than sampling and noise explain (Fieller 1954).
+
+    x successes in n are sums of a and b noisy counts, so x - p n carries noise²(a(1 - 2p) + b p²) whatever
+    p is; dividing first would take the noise of n for small against n. Without noise this is Wilson's.
+    """
+    x, n = (part.astype(np.float64) for part in PROPORTIONS[metric](Outcomes.of(table.confusion, positive)))
+    k = table.confusion.shape[1]
+    a, b = (part[0] for part in PROPORTIONS[metric](Outcomes.of(np.ones((1, k, k), np.int64), positive)))
+    noise, value = (z * table.noise) ** 2, np.clip(quotient(x, n), 0.0, 1.0)
+    square = n * n - b * noise + z * z * n
+    middle = x * n - a * noise + z * z * n / 2
+    root = middle * middle - square * (x * x - a * noise)
+    bounded = (square > 0) & (root >= 0)
+    centre = np.divide(middle, square, out=np.zeros_like(x), where=bounded)
+    half = np.divide(np.sqrt(np.maximum(root, 0.0)), square, out=np.ones_like(x), where=bounded)
+    low, high = np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
+    undefined = np.isnan(value)
+    return Limits(
+        value,
+        np.where(undefined, np.nan, np.minimum(low, value)),
+        np.where(undefined, np.nan, np.maximum(high, value)),
+    )
 
 
 def trials(metric: str, table: GroupTable, positive: int) -> Counts:

@@ -102,6 +102,22 @@ def test_a_signature_that_does_not_fit_the_policy_starts_no_run(toy: Toy) -> Non
     assert not (toy.folder / "runs").exists()
 
 
+def test_an_audit_of_three_people_fewer_than_an_earlier_one_is_refused_and_nothing_is_written(
+    toy: Toy,
+) -> None:
+    run = finished(toy)
+    log = run.path.parent / "audits.jsonl"
+    [earlier] = [json.loads(line) for line in log.read_text().splitlines()]
+    earlier["groups"]["everyone"]["everyone"] += 3
+    log.write_text(json.dumps(earlier) + "\n")
+    before = run.digests()
+    refused = toy.foedus("audit", "run", run.run_id)
+    assert refused.code != 0
+    assert "differ by fewer than 11 people in everyone" in " ".join(refused.err.split())
+    assert run.digests() == before
+    assert len(log.read_text().splitlines()) == 1
+
+
 def test_a_policy_changed_after_the_evaluation_is_marked_and_takes_a_waiver(toy: Toy) -> None:
     jane, run = signer(toy), finished(toy)
     approve_is_refused(run, jane, "inconclusive, and the policy blocks that")
@@ -298,7 +314,7 @@ def test_a_byte_changed_in_any_file_is_found_and_named(toy: Toy) -> None:
     assert "policy.toml.sig" in names
     whole = {name: (run.path / name).read_bytes() for name in names}
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.sampled_from(names), st.integers(0), st.integers(1, 255))
     def flip(name: str, place: int, mask: int) -> None:
         content = bytearray(whole[name])

@@ -91,15 +91,15 @@ def _times(gate: Mapping[str, Any], table: Mapping[str, Any], alpha: float) -> t
 
 
 def front(mitigation: Mapping[str, Any]) -> Markup:
-    """Accuracy by the worst gated ratio (or difference) of every candidate, one marker a kind of model."""
+    """Accuracy of every candidate by the gated figure in which they differ most, one marker a kind of model."""
     alternatives = mitigation["alternatives"]
     if not alternatives:
         return Markup("")
-    gate = next(iter(alternatives[0]["figures"]))
+    gate = max(alternatives[0]["figures"], key=lambda name: _range(alternatives, name))
     points: dict[str, list[charts.Point]] = {}
     for each in alternatives:
         if (x := each["figures"][gate]) is not None:
-            kind = "as trained" if each["attribute"] is None else f"balanced by {each['attribute']}"
+            kind = "as trained" if each["attribute"] is None else f"by {each['attribute']}"
             points.setdefault(kind, []).append((x, each["accuracy"], None, None))
     return charts.scatter(
         [charts.Series(kind, found) for kind, found in points.items()],
@@ -107,6 +107,11 @@ def front(mitigation: Mapping[str, Any]) -> Markup:
         x_label=gate,
         y_label="Accuracy",
     )
+
+
+def _range(alternatives: Sequence[Mapping[str, Any]], gate: str) -> float:
+    values = [each["figures"][gate] for each in alternatives if each["figures"][gate] is not None]
+    return max(values) - min(values) if values else -1.0
 
 
 def attributes(offer: Mapping[str, Any]) -> list[str]:
@@ -120,11 +125,13 @@ def before_after(offer: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     columns = [("everyone", "overall")]
     columns += [(key, kind) for key in attributes(offer) for kind in ("difference", "ratio")]
     for metric in dict.fromkeys(each["metric"] for each in offer["changes"]):
-        yield metric, [_cell(found.get((metric, *column))) for column in columns]
+        cells = [_cell(found.get((metric, *column))) for column in columns]
+        if set(cells) != {DASH}:
+            yield metric, cells
 
 
 def _cell(change: Mapping[str, Any] | None) -> str:
-    if change is None:
+    if change is None or change["before"]["value"] is change["after"]["value"] is None:
         return DASH
     return f"{num(change['before']['value'])} → {num(change['after']['value'])}"
 

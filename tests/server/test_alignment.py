@@ -135,6 +135,8 @@ def test_text_studies_have_a_zero_shot_baseline(tmp_path: Path) -> None:
 
 
 def test_results_hold_every_figure(toy: Path) -> None:
+    with (toy / "policy.toml").open("a") as policy:
+        policy.write("[disclosure]\nk = 1\n")  # else counts of fewer than eleven are left out
     run, _ = simulation.simulate(toy / "study.toml", toy / "sites", runs=toy / "runs")
     results = _results(run)
     assert "zero_shot" not in results["models"]

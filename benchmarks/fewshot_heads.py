@@ -153,7 +153,7 @@ def uncertainty(task: Task, episodes: int) -> dict[str, Any]:
             "ci95": round(half_width(mine[:, 0]), 4),
             "classes in a set": round(float(mine[:, 1].mean()), 2),
             "single": round(float(mine[:, 2].mean()), 3),
-            "single and right": round(float(np.nanmean(mine[:, 3])), 3),
+            "single and right": round(float(np.nanmean(mine[:, 3])), 3) if mine[:, 2].any() else None,
         }
     return found | {"own accuracy": own_accuracy(task, episodes), "rejection": rejection(task, episodes)}
 
@@ -231,7 +231,7 @@ def named(task: Task, texts: np.ndarray, episodes: int) -> dict[str, Any]:
 
 def over_sites(task: Task) -> dict[str, float]:
     """Largest difference between heads of summed sites and of the pooled rows, over 20 random partitions."""
-    rows = np.flatnonzero(np.isin(task.y, task.novel))[:400]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(np.isin(task.y, task.novel)))[:400]
     x, y = task.white[rows].astype(np.float64), task.y[rows]
     found = {}
     for head in (PrototypeClassifier(), RidgeHead()):
@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--fashion", type=Path)
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/fewshot-heads.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.cache.mkdir(parents=True, exist_ok=True)
@@ -326,8 +326,7 @@ def main() -> None:
         if "texts" in data:
             mine["names"] = named(task, data["texts"], asked.episodes)
         found[title] = mine
-        if asked.out is not None:
-            asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

@@ -26,6 +26,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV
 from fewshot.closed_form import fit_prototypes, fit_ridge
 from fewshot.conformal import ConformalSets
 from fewshot.episodes import EpisodeSampler
+from fewshot.maml.closed import prototype_start
 
 BATCH, EPISODES, PEER, TURNS = 32, 512, 128, 5
 """Episodes at once; episodes a turn, of ours and of a peer."""
@@ -63,10 +64,11 @@ def rates(runs: dict[str, Run]) -> dict[str, int]:
     return {name: round(1 / statistics.median(found)) for name, found in seconds.items()}
 
 
-def compared(runs: dict[str, Run], ours: str) -> dict[str, Any]:
-    """The rates, and how many times each peer's ours is."""
+def compared(runs: dict[str, Run], *ours: str) -> dict[str, Any]:
+    """The rates, and how many times each peer's each of ours is."""
     found = rates(runs)
-    times = {name: round(found[ours] / rate, 1) for name, rate in found.items() if name != ours}
+    peers = {name: rate for name, rate in found.items() if name not in ours}
+    times = {mine: {name: round(found[mine] / rate, 1) for name, rate in peers.items()} for mine in ours}
     return {"episodes per CPU second": found, "times": times}
 
 
@@ -75,6 +77,13 @@ def prototypes(support: np.ndarray, query: np.ndarray) -> dict[str, Any]:
     s, q = support.astype(np.float32), query.astype(np.float32)
     runs = {"ours": batched(lambda part: fit_prototypes(part, LABELS, temperature=1.0), s, q)}
     tensors, y = (torch.from_numpy(s), torch.from_numpy(q)), torch.from_numpy(LABELS)
+    parts, heat = [slice(i, i + BATCH) for i in range(0, EPISODES, BATCH)], torch.ones(())
+
+    def on_tensors() -> list[Any]:
+        with torch.no_grad():
+            return [prototype_start(tensors[0][p], y, heat).scores(tensors[1][p]) for p in parts]
+
+    runs["ours, on tensors"] = (on_tensors, EPISODES)
     peers = {
         name: make(*tensors, y) for name, make in (("learn2learn", by_learn2learn), ("easyfsl", by_easyfsl))
     }
@@ -87,7 +96,9 @@ def prototypes(support: np.ndarray, query: np.ndarray) -> dict[str, Any]:
         runs[name] = looped(one)
         same = [bool((one(i).numpy().argmax(1) == mine[i]).all()) for i in range(PEER)]
         found["same answers"][name] = all(same)
-    return {**compared(runs, "ours"), **found}
+    agree = torch.cat(on_tensors()).argmax(-1).numpy() == mine
+    found["same answers"]["ours, on tensors"] = bool(agree.all())
+    return {**compared(runs, "ours", "ours, on tensors"), **found}
 
 
 def by_learn2learn(x: torch.Tensor, q: torch.Tensor, y: torch.Tensor) -> Callable[[int], Any] | None:

@@ -147,6 +147,24 @@ class MitigationSection(Section):
         return self
 
 
+class MonitoringSection(Section):
+    """[monitoring]: when live traffic is no longer what was audited, and what happens then."""
+
+    breach: Literal["warn", "shadow", "stop"] = "shadow"
+    """warn: responses say so. shadow: every answer is left to a person (abstain). stop: the service does not
+    answer until someone opens the gate again."""
+    alpha: float = Field(default=0.01, gt=0, le=0.1)
+    """Chance of a false alarm in a window, over all figures together (Holm 1979)."""
+    least_n: int = Field(default=200, ge=1)
+    """Fewest records of a window that drift is judged on."""
+    least_labelled: int = Field(default=100, ge=1)
+    """Fewest labelled records that outcomes are judged on."""
+    least_psi: float = Field(default=0.02, ge=0)
+    """Smaller changes of a distribution (population stability index) are no alarm."""
+    least_change: float = Field(default=0.03, ge=0, le=1)
+    """Smaller changes of a share are no alarm."""
+
+
 PROFILE_GATES: dict[Profile, tuple[Gate, ...]] = {
     "health.diagnosis": (
         Gate(metric="fnr", compare="max_difference", tolerance=0.10),
@@ -168,6 +186,7 @@ class Policy(Section):
     disclosure: DisclosureSection = DisclosureSection()
     signoff: SignoffSection = SignoffSection()
     mitigation: MitigationSection = MitigationSection()
+    monitoring: MonitoringSection = MonitoringSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -191,8 +210,11 @@ class Policy(Section):
         ]
 
     def to_json(self) -> str:
-        """The policy as canonical JSON."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The policy as canonical JSON; [monitoring] only where it is not the default, as audits precede it."""
+        left_out = {"monitoring"} if self.monitoring == MonitoringSection() else None
+        return json.dumps(
+            self.model_dump(mode="json", exclude=left_out), sort_keys=True, separators=(",", ":")
+        )
 
     @property
     def digest(self) -> str:

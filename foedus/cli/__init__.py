@@ -18,6 +18,7 @@ from foedus.cli import (
     export,
     federation,
     fewshot,
+    monitor,
     operations,
     privacy,
     release,
@@ -48,6 +49,7 @@ app.command("list")(studies.list_runs)
 app.command("approve")(approve.approve)
 app.command("release")(release.release)
 app.command("serve")(serve.serve)
+app.command("monitor")(monitor.monitor)
 app.command("export")(export.export)
 app.add_typer(backbones.app, name="backbones")
 app.add_typer(coordinator.app, name="coordinator")

@@ -97,7 +97,7 @@ class Made:
         return [self.hub.public, self.jane.public]
 
 
-def rows_of(seed: int, n: int = 160) -> list[dict[str, str]]:
+def rows_of(seed: int, n: int = 800) -> list[dict[str, str]]:
     """Rows of a site: yes where a + noise is above b."""
     rng = np.random.default_rng(seed)
     a, b, noise = rng.normal(size=(3, n)).round(3)

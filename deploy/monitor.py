@@ -1,0 +1,224 @@
+"""`foedus monitor`: one window of live traffic against the audit; a breach closes the gate of the service."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.bundle import AUDIT_FILE, HISTOGRAMS_FILE, POLICY_FILE, SERVING_FILE, STUDY_FILE, Bundle
+from deploy.drift import Finding, Test, decided, drift_tests, shares_differ, total
+from deploy.journal import GATE_FILE, PREDICTIONS, WINDOWS, read_gate
+from deploy.outcomes import SHARES, Outcomes, gate_findings, group_figures, join, outcome_tests
+from fairness.findings import AuditReport
+from fairness.policy import MonitoringSection, Policy, load_policy
+from fairness.signing import read
+from foedus import files
+from foedus.backbones import column_names
+from foedus.confidence import Serving
+from foedus.errors import DataError, ReleaseError
+from foedus.histograms import DECISIONS, TOP
+from foedus.metrics import columns
+from foedus.statistic import Arrays
+from foedus.study import Study, load_study
+
+GATE_LOG = "gate.jsonl"
+SEVERITY = ("none", "warn", "shadow", "stop")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a window showed.
+
+    Attributes:
+        model, version: Of the bundle.
+        window: The day, or "all".
+        n: Records with histograms.
+        n_labelled: Records whose label is known.
+        findings: Every figure that was compared.
+        groups: Metrics by group with the audit's intervals.
+        action: "none", or what the policy says of a breach.
+        notes: What could not be compared, and why.
+    """
+
+    model: str
+    version: str
+    window: str
+    n: int
+    n_labelled: int
+    findings: list[Finding]
+    groups: list[dict[str, Any]]
+    action: str
+    notes: list[str]
+
+    @property
+    def breaches(self) -> list[Finding]:
+        """The alarms."""
+        return [finding for finding in self.findings if finding.breach]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def monitor(bundle: Bundle, journal: Path, *, day: date | None = None, labels: Path | None = None) -> Watched:
+    """Compare what a service noted with what was audited, and close its gate if the policy says so.
+
+    Args:
+        bundle: What is served.
+        journal: The folder of `foedus serve --journal`.
+        day: The window (UTC); everything of this version when not given.
+        labels: CSV with id, label and the policy's attributes.
+
+    Raises:
+        DataError: If there is nothing in the journal, or the labels cannot be read.
+    """
+    study, policy = load_study(bundle.path / STUDY_FILE), load_policy(bundle.path / POLICY_FILE)
+    settings, folder = policy.monitoring, journal / bundle.name
+    live, n = _histograms(folder, bundle.version, day)
+    predictions = _predictions(folder, bundle.version, day)
+    if not predictions:
+        raise DataError(f"{folder} holds nothing of version {bundle.version} in this window")
+    report = AuditReport.model_validate_json((bundle.path / AUDIT_FILE).read_bytes())
+    outcomes = None
+    if labels is not None:
+        outcomes = join(predictions, labels, classes=study.study.classes, attributes=list(policy.attributes))
+    tests, notes = _tests(bundle, study, policy, live, n, report, outcomes)
+    findings = decided(tests, alpha=settings.alpha / 2)
+    if outcomes is not None and len(outcomes) >= settings.least_labelled:
+        findings += gate_findings(
+            outcomes,
+            policy.gates,
+            positive=study.positive_index,
+            alpha=settings.alpha / 2,
+            fewest=policy.evidence.min_n,
+        )
+    breached = [finding for finding in findings if finding.breach]
+    watched = Watched(
+        model=bundle.name,
+        version=bundle.version,
+        window=str(day or "all"),
+        n=n,
+        n_labelled=0 if outcomes is None else len(outcomes),
+        findings=findings,
+        groups=[] if outcomes is None else _groups(outcomes, study, policy),
+        action=settings.breach if breached else "none",
+        notes=notes,
+    )
+    if breached:
+        _close(folder, watched)
+    return watched
+
+
+def reopen(journal: Path, model: str, *, reason: str) -> dict[str, Any]:
+    """Open the gate of a model again, and say why.
+
+    Raises:
+        ReleaseError: If it is open.
+    """
+    gate = read_gate(journal, model)
+    if gate["action"] == "none":
+        raise ReleaseError(f"the gate of {model} in {journal} is open")
+    return _write(journal / model, {"action": "none", "reasons": [], "reopened": reason})
+
+
+def _tests(
+    bundle: Bundle,
+    study: Study,
+    policy: Policy,
+    live: Arrays | None,
+    n: int,
+    report: AuditReport,
+    outcomes: Outcomes | None,
+) -> tuple[list[Test], list[str]]:
+    settings, tests, notes = policy.monitoring, list[Test](), list[str]()
+    if not (bundle.path / HISTOGRAMS_FILE).exists():
+        notes.append("the bundle holds no histograms (a private study): only labels are compared")
+    elif live is None or n < settings.least_n:
+        notes.append(f"{n} records are fewer than the policy's {settings.least_n}: nothing is said of drift")
+    else:
+        tests += _drift(bundle, study, settings, live, n)
+    if outcomes is not None and len(outcomes) < settings.least_labelled:
+        fewest = settings.least_labelled
+        notes.append(
+            f"{len(outcomes)} labels are fewer than the policy's {fewest}: nothing is said of outcomes"
+        )
+    elif outcomes is not None:
+        metrics = _metrics(policy)
+        positive, least = study.positive_index, settings.least_change
+        tests += outcome_tests(outcomes, report, positive=positive, metrics=metrics, least=least)
+    return tests, notes
+
+
+def _drift(bundle: Bundle, study: Study, settings: MonitoringSection, live: Arrays, n: int) -> list[Test]:
+    audited = files.read_arrays(bundle.path / HISTOGRAMS_FILE)
+    names = column_names(study.table) if study.table else [str(i) for i in range(len(audited["features"]))]
+    classes = [study.study.classes[c] for c in columns(study.n_classes)]
+    tests = drift_tests(live, audited, features=names, classes=classes, least=settings.least_psi)
+    serving = read(bundle.path / SERVING_FILE, Serving, "serving settings")
+    if serving.abstain_below is None or serving.abstain_rate is None:
+        return tests
+    x = int(live[TOP][: round(serving.abstain_below * len(live[TOP]))].sum())
+    m, size = int(audited[TOP].sum()), x / n - serving.abstain_rate
+    reason = f"the service abstained on {x / n:.1%} of {n}, and on {serving.abstain_rate:.1%} in the test"
+    p = shares_differ(x, n, serving.abstain_rate, m)
+    return [*tests, Test("abstentions", p, size, abs(size) >= settings.least_change, reason)]
+
+
+def _metrics(policy: Policy) -> list[str]:
+    """Accuracy, and the gates' metrics that are shares."""
+    gated = [gate.metric for gate in policy.gates if gate.metric in SHARES and gate.positive is None]
+    return list(dict.fromkeys(["accuracy", *gated]))
+
+
+def _groups(outcomes: Outcomes, study: Study, policy: Policy) -> list[dict[str, Any]]:
+    return group_figures(
+        outcomes, positive=study.positive_index, metrics=_metrics(policy), alpha=policy.evidence.alpha
+    )
+
+
+def _histograms(folder: Path, version: str, day: date | None) -> tuple[Arrays | None, int]:
+    """The windows of a version that ended on a day, added up, and their records."""
+    stamp = "" if day is None else f"{day:%Y%m%d}"
+    paths = sorted((folder / WINDOWS).glob(f"{stamp}*-v{version}-*.safetensors"))
+    if not paths:
+        return None, 0
+    found = total([files.read_arrays(path) for path in paths])
+    return found, int(found[DECISIONS].sum())
+
+
+def _predictions(folder: Path, version: str, day: date | None) -> list[dict[str, Any]]:
+    """Lines of the journal; one that a crash cut off is left out."""
+    paths = sorted((folder / PREDICTIONS).glob("*.jsonl" if day is None else f"{day}.jsonl"))
+    found = []
+    for path in paths:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if line["version"] == version:
+                found.append(line)
+    return found
+
+
+def _close(folder: Path, watched: Watched) -> None:
+    """Write the gate, unless it is closed more firmly already."""
+    before = read_gate(folder.parent, folder.name)["action"]
+    action = max(before, watched.action, key=SEVERITY.index)
+    reasons = [finding.reason for finding in watched.breaches]
+    _write(folder, {"action": action, "reasons": reasons, "window": watched.window})
+
+
+def _write(folder: Path, gate: dict[str, Any]) -> dict[str, Any]:
+    line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **gate}
+    files.write_json(folder / GATE_FILE, line)
+    with (folder / GATE_LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, sort_keys=True) + "\n")
+    return line
+
+
+def summary(findings: Sequence[Finding]) -> Finding | None:
+    """The figure that is furthest from the audit."""
+    return min(findings, key=lambda finding: finding.p, default=None)

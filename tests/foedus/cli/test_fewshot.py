@@ -35,12 +35,14 @@ def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
     assert head.classes == ("no", "yes")
     assert "For each class by itself 90 % takes 9 cases" in " ".join(done.out.split())
     assert "keep it here" in " ".join(done.out.split())
-    raw = np.random.default_rng(9).normal(size=(40, 2)).astype(np.float32)
-    truth = np.where(raw[:, 0] > raw[:, 1], "yes", "no")
+    a, b = np.random.default_rng(9).normal(size=(2, 40))
+    present = np.zeros(40)  # each number is followed by whether it is missing
+    raw = np.stack([a, present, b, present], axis=1).astype(np.float32)
+    truth = np.where(a > b, "yes", "no")
     assert (
         np.mean([name in found for name, found in zip(truth, head.predict_set(raw, 0.1), strict=True)]) > 0.8
     )
-    assert head.predict(np.full((1, 2), 1e6, np.float32), reject=True) in (["no"], ["yes"], [NONE_OF_THESE])
+    assert head.predict(np.full((1, 4), 1e6, np.float32), reject=True) in (["no"], ["yes"], [NONE_OF_THESE])
 
 
 def test_a_head_saved_without_its_cases(toy: Toy, run: str) -> None:

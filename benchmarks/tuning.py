@@ -67,6 +67,13 @@ TEXTS = {
         "lr": 0.05,
         "start": "prototypes",
     },
+    "lora": {
+        "tune": "lora",
+        "rounds": 12,
+        "batch_size": 16,
+        "lr": 0.01,
+        "tuning": "lr = 1e-3\n",
+    },
     "lora, from prototypes": {
         "tune": "lora",
         "rounds": 6,

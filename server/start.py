@@ -50,8 +50,8 @@ def begin(federation: Federation) -> Training:
     model = Model(head, initial(study))
     if study.backbone.tuned and study.federation.start == "ridge" and fits_exactly(federation.n_train, dim):
         log.warning(
-            "the ridge start fits %s examples of %s features all but exactly, so the backbone has little left to "
-            'learn from; federation.start = "prototypes" leaves it more (docs/tuning.md).',
+            "the ridge start fits %s examples of %s features all but exactly, so the backbone gets small gradients; "
+            'compare it with federation.start = "prototypes" (docs/tuning.md).',
             federation.n_train,
             dim,
         )

@@ -258,7 +258,7 @@ def _check_commitments(run: RunFolder) -> Iterator[str]:
 
 def _check_report(run: RunFolder) -> Iterator[str]:
     if rendered(run).encode() != (run.path / REPORT_FILE).read_bytes():
-        yield "it is not what the files of the run give"
+        yield "it is not what the files of the run give, or an earlier Foedus wrote it; foedus audit run writes it anew"
 
 
 _CHECKS: dict[str, Callable[[RunFolder], Iterator[str]]] = {

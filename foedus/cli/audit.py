@@ -178,6 +178,13 @@ def _show(audit: dict[str, Any], *, as_json: bool) -> None:
         _show_attribute(attribute)
 
 
+def _rate(found: dict[str, Any]) -> str:
+    """The figure; of one that may not be written, between which two it lies with its uncertainty."""
+    if found.get("hidden") and found["low"] is not None:
+        return escape(f"[{found['low']:.2f}, {found['high']:.2f}]")
+    return number(found["value"])
+
+
 def _show_attribute(attribute: dict[str, Any]) -> None:
     shown = ("selection_rate", "tpr", "fpr", "accuracy", "auc")
     title = escape(attribute["attribute"])
@@ -190,6 +197,6 @@ def _show_attribute(attribute: dict[str, Any]) -> None:
         if group["suppressed"]:
             table.add_row(f"{name} (suppressed)")
             continue
-        cells = (number(group["rates"][metric]["value"]) for metric in shown)
+        cells = (_rate(group["rates"][metric]) for metric in shown)
         table.add_row(name, str(group["n"]), str(group["positives"]), *cells)
     console.print(table)

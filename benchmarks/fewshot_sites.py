@@ -225,7 +225,6 @@ def main() -> None:
         for path in sorted(asked.cache.glob("*.npz"))
     }
     found: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    found |= {"splits": asked.splits, "episodes a new site": asked.episodes}
     methods = {"FedAvg": fedavg} | {name: METHODS[name] for name in asked.methods}
     seeds, mnist = range(asked.splits), data["mnist"]
 
@@ -235,9 +234,12 @@ def main() -> None:
         print(json.dumps(measured), flush=True)
 
     if asked.only != "new sites":
+        found["one round, draws"] = 2 * asked.splits
         some = [name for name in ("mnist", "digits", "fashion") if name in data]
         keep("one round", {name: one_round(*data[name], splits=2 * asked.splits) for name in some})
     if asked.only != "one round":
+        sizes = {"draws of the sites": asked.splits, "episodes at each new site": asked.episodes}
+        found["new sites and another source"] = sizes
         keep("new sites", new_sites([five_classes_each(*mnist, s) for s in seeds], asked.episodes, methods))
         others = [another_source(*mnist, data["digits"], s) for s in seeds]
         keep("another source", new_sites(others, asked.episodes, methods))

@@ -179,7 +179,7 @@ def _methods(asked: str) -> list["study.Method"]:
 
 def _comparison_table(found: dict[str, Any]) -> Table:
     title = f"{found['n_way']}-way {found['n_shot']}-shot at {found['site']}, {found['episodes']} episodes"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape(title), title_justify="left", pad_edge=False, collapse_padding=True)
     for name in ("method", "accuracy", "NLL", "ECE", "less the best", "settled"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     behind = {row["method"]: row for row in found["paired"]}

@@ -1,10 +1,12 @@
 """Dynamic batching: what waits when the model is free goes through it together.
 
-Nobody waits for company: a request that comes alone runs alone, and while it runs the next ones gather.
+A request that comes alone runs alone, and while it runs the next ones gather. Only where the batch before
+held several does the next wait a moment for as many.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LINGER_S = 0.003
+"""How long a batch waits for as many requests as the one before had."""
 Features = NDArray[np.float32]
 Run = Callable[[Sequence[Any]], list[Features]]
 
@@ -36,6 +40,7 @@ class Batcher:
         self._run, self._max, self._on_batch = run, max_records, on_batch
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._left: _Waiting | None = None
+        self._last = 1
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
@@ -52,13 +57,16 @@ class Batcher:
 
     def _work(self) -> None:
         while (first := self._next()) is not None:
-            batch, n = [first], len(first.records)
-            while n < self._max and (more := self._waiting()) is not None:
+            batch, n, until = [first], len(first.records), time.monotonic() + LINGER_S
+            while (
+                n < self._max and (more := self._waiting(until if len(batch) < self._last else 0)) is not None
+            ):
                 if n + len(more.records) > self._max:
                     self._left = more
                     break
                 batch.append(more)
                 n += len(more.records)
+            self._last = len(batch)
             self._answer([item for item in batch if item.future.set_running_or_notify_cancel()])
 
     def _next(self) -> _Waiting | None:
@@ -67,9 +75,11 @@ class Batcher:
             return found
         return self._queue.get()
 
-    def _waiting(self) -> _Waiting | None:
+    def _waiting(self, until: float) -> _Waiting | None:
+        """The next that waits already, or comes before `until`."""
+        left = until - time.monotonic()
         try:
-            found = self._queue.get_nowait()
+            found = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
         except queue.Empty:
             return None
         if found is None:

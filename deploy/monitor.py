@@ -77,7 +77,7 @@ def monitor(bundle: Bundle, journal: Path, *, day: date | None = None, labels: P
     study, policy = load_study(bundle.path / STUDY_FILE), load_policy(bundle.path / POLICY_FILE)
     settings, folder = policy.monitoring, journal / bundle.name
     live, n = _histograms(folder, bundle.version, day)
-    predictions = _predictions(folder, bundle.version, day)
+    predictions = read_predictions(folder, version=bundle.version, day=day)
     if not predictions:
         raise DataError(f"{folder} holds nothing of version {bundle.version} in this window")
     report = AuditReport.model_validate_json((bundle.path / AUDIT_FILE).read_bytes())
@@ -188,8 +188,10 @@ def _histograms(folder: Path, version: str, day: date | None) -> tuple[Arrays | 
     return found, int(found[DECISIONS].sum())
 
 
-def _predictions(folder: Path, version: str, day: date | None) -> list[dict[str, Any]]:
-    """Lines of the journal; one that a crash cut off is left out."""
+def read_predictions(
+    folder: Path, *, version: str | None = None, day: date | None = None
+) -> list[dict[str, Any]]:
+    """Lines of a model's journal; one that a crash cut off is left out."""
     paths = sorted((folder / PREDICTIONS).glob("*.jsonl" if day is None else f"{day}.jsonl"))
     found = []
     for path in paths:
@@ -198,7 +200,7 @@ def _predictions(folder: Path, version: str, day: date | None) -> list[dict[str,
                 line = json.loads(text)
             except ValueError:
                 continue
-            if line["version"] == version:
+            if version in (None, line["version"]):
                 found.append(line)
     return found
 

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from foedus.errors import ReleaseError, ServiceError
 
 log = logging.getLogger("foedus.service")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SWITCH_S = 0.0005
+"""Python hands over between threads after so long: the backbone's many short steps do not queue behind calls."""
 Status = health_pb2.HealthCheckResponse
 
 
@@ -196,6 +199,7 @@ def serve(settings: Settings, *, ready: Callable[[Service], Any] = lambda servic
         ServiceError: If the settings do not.
     """
     stopped = threading.Event()
+    sys.setswitchinterval(SWITCH_S)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     service = Service(settings)

@@ -17,6 +17,7 @@ from foedus.cli import (
     environment,
     export,
     federation,
+    feedback,
     fewshot,
     monitor,
     operations,
@@ -55,6 +56,7 @@ app.add_typer(backbones.app, name="backbones")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(sites.app, name="site")
 app.add_typer(fewshot.app, name="fewshot")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(audit.app, name="audit")
 app.add_typer(approve.auditor, name="auditor")
 app.add_typer(approve.policy, name="policy")

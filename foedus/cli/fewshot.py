@@ -1,5 +1,6 @@
 """foedus fewshot: adapt a federated model at a site from a handful of labelled examples."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Adapt a federated model from a handful of labelled examples.", no_args_is_help=True)
 Method = Annotated[Literal["prototypical", "ridge", "maml"], typer.Option("--method", help="Kind of head.")]
 SiteFolder = Annotated[
-    Path, typer.Option("--site", help="Folder with a site.toml and the labelled examples.")
+    Path, typer.Option("--site", "--support", help="Folder with a site.toml and the labelled examples.")
 ]
 Classes = Annotated[
     str | None,
@@ -110,9 +111,18 @@ def compare(
 
 @app.command("fit")
 def fit(
-    run: Annotated[str, typer.Argument(help="A finished run that had a few-shot stage.")],
+    run: Annotated[
+        str, typer.Argument(help="A finished run that had a few-shot stage, or the folder of its bundle.")
+    ],
     site: SiteFolder,
-    out: Annotated[Path, typer.Option("--out", help="The adapted head is written here (safetensors).")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The adapted head is written here (safetensors).")
+    ] = None,
+    register: Annotated[
+        Path | None,
+        typer.Option("--register", help="The --heads folder of a service, which then answers with it."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="With --register: served as STUDY.NAME.")] = "own",
     method: Method = "ridge",
     classes: Classes = None,
     names: Annotated[
@@ -135,14 +145,16 @@ def fit(
     Example: foedus fewshot fit cheques-20261121-101500-1f2e --site sites/newbank --out head.safetensors
     """
     from foedus import adaptation
-    from foedus.runs import find_run
+    from foedus.runs import RunFolder, find_run
 
+    folder = RunFolder(Path(run)) if (Path(run) / "manifest.json").is_file() else find_run(runs, run)
+    target = _target(out, register, name)
     found = adaptation.fit(
-        find_run(runs, run),
+        folder,
         site,
         classes=_split(classes),
         method=method,
-        out=out,
+        out=target,
         names=names,
         keep_cases=keep_cases,
     )
@@ -150,7 +162,7 @@ def fit(
         print_json(found)
         return
     counts = ", ".join(f"{name} {n}" for name, n in found["examples"].items())
-    console.print(escape(f"{method} head on {counts} written to {out}"))
+    console.print(escape(f"{method} head on {counts} written to {target}"))
     for sentence in found["guarantees"]["sentences"]:
         console.print(f"- {sentence}", highlight=False)
     if keep_cases:
@@ -158,6 +170,20 @@ def fit(
             "The file holds the features of these cases (--no-keep-cases leaves them out): keep it here."
         )
     console.print("It has not been audited; do not deploy it before foedus audit run has passed on it.")
+
+
+def _target(out: Path | None, register: Path | None, name: str) -> Path:
+    from foedus.study import NAME
+
+    if (out is None) == (register is None):
+        raise ConfigError("foedus fewshot fit", ["give --out FILE, or --register FOLDER with --name"])
+    if register is None:
+        return out or Path()
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            "--name", [f"'{name}' cannot be a name; use letters, digits, dot, dash, underscore"]
+        )
+    return register / f"{name}.safetensors"
 
 
 def _split(classes: str | None) -> list[str] | None:

@@ -45,6 +45,14 @@ def test_episodes_and_a_head_of_a_site(toy: Toy, run: str) -> None:
     assert head.predict(np.full((1, 4), 1e6, np.float32), reject=True) in (["no"], ["yes"], [NONE_OF_THESE])
 
 
+def test_a_head_is_registered_with_a_service(toy: Toy, run: str) -> None:
+    asked = ("fewshot", "fit", run, "--support", "sites/west", "--register", "heads")
+    assert toy.foedus(*asked, "--name", "ward").code == 0
+    assert AdaptedHead.load(Path("heads/ward.safetensors")).classes == ("no", "yes")
+    assert toy.foedus(*asked, "--name", "../ward").code == 2
+    assert toy.foedus(*asked[:-2]).code == 2
+
+
 def test_a_head_saved_without_its_cases(toy: Toy, run: str) -> None:
     asked = ("--site", "sites/west", "--out", "head", "--no-keep-cases", "--json")
     done = toy.foedus("fewshot", "fit", run, *asked)

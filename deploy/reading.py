@@ -1,9 +1,11 @@
 """What a request holds as records that a site would have: images, texts or rows, by the sites' own code."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy.tensors import Tensor
 from foedus.backbones.spec import Modality
@@ -14,7 +16,7 @@ from foedus.data.tables import read_categories, read_numbers
 from foedus.errors import ServiceError
 
 Records = Any
-"""images: uint8 arrays (H, W, 3); text: str; table: a DataFrame of the study's columns."""
+"""images: uint8 arrays (H, W, 3); text: str; table: `Rows` of the study's columns."""
 Input = tuple[str, str, list[int]]
 """Name, datatype and shape, -1 where any number goes."""
 MAX_PIXELS = 2**25
@@ -87,12 +89,27 @@ def _texts(name: str, tensor: Tensor) -> list[str]:
         raise ServiceError(f"{name} is not UTF-8") from None
 
 
-def _rows(inputs: Mapping[str, Tensor], table: TableSection) -> Records:
-    import pandas as pd
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table, read like a DataFrame and made sooner.
 
+    Attributes:
+        columns: Name to values, (n,): float64, or object with None where a category is missing.
+    """
+
+    columns: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+
+def _rows(inputs: Mapping[str, Tensor], table: TableSection) -> Rows:
     if len(lengths := {tensor.shape[0] for tensor in inputs.values()}) > 1:
         raise ServiceError(f"inputs have {', '.join(map(str, sorted(lengths)[:5]))} records; send one length")
-    return pd.DataFrame({column.name: _column(column, inputs[column.name]) for column in table.columns})
+    return Rows({column.name: _column(column, inputs[column.name]) for column in table.columns})
 
 
 def _column(column: Column, tensor: Tensor) -> Any:

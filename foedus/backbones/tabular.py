@@ -40,7 +40,8 @@ def encode(frame: "pd.DataFrame", table: TableSection) -> NDArray[np.float32]:
     A missing number is NaN; standardising turns it into the federation's mean (0).
 
     Args:
-        frame: At least the study's columns, under their names; others are ignored.
+        frame: At least the study's columns, under their names; others are ignored. Anything with `columns`
+            that gives an array for a name will do: float64, or object with None where a category is missing.
         table: The study's declaration.
 
     Raises:
@@ -60,20 +61,27 @@ def encode(frame: "pd.DataFrame", table: TableSection) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=1)
 
 
-def _number(values: "pd.Series[Any]", column: Column) -> NDArray[np.float32]:
+def _number(values: "pd.Series[Any] | NDArray[Any]", column: Column) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):
-            numbers = values.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
+            if isinstance(values, np.ndarray):
+                numbers = values.astype(np.float32)
+            else:
+                numbers = values.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
     except (TypeError, ValueError):
         raise BackboneError(f"column '{column.name}' holds values that are not numbers.") from None
     numbers[~np.isfinite(numbers)] = np.nan
     return np.stack([numbers, np.isnan(numbers).astype(np.float32)], axis=1)
 
 
-def _category(values: "pd.Series[Any]", column: Column) -> NDArray[np.float32]:
+def _category(values: "pd.Series[Any] | NDArray[Any]", column: Column) -> NDArray[np.float32]:
     place = {category: index for index, category in enumerate(column.categories)}
     unseen, missing = len(place), len(place) + 1
-    absent = values.isna().tolist()
+    absent = (
+        [value is None for value in values.tolist()]
+        if isinstance(values, np.ndarray)
+        else values.isna().tolist()
+    )
     found = [
         missing if lacks else place.get(str(value), unseen)
         for value, lacks in zip(values.tolist(), absent, strict=True)

@@ -89,6 +89,7 @@ class Journal:
 
     def _append(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
 

@@ -52,6 +52,51 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("policy")
+def policy(
+    folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what this site allows. Only its own site.toml can change it; no study or coordinator can.
+
+    Example: foedus site policy /srv/foedus/north
+    """
+    from foedus.site import PolicySection, load_site
+
+    allowed = load_site(folder).policy
+    if as_json:
+        print_json(allowed.model_dump())
+        return
+    table = Table("policy", "here", "what it means", title=escape(str(folder)), title_justify="left")
+    for name, field in PolicySection.model_fields.items():
+        here = "set" if name in allowed.model_fields_set else "default"
+        value = _shown(getattr(allowed, name))
+        table.add_row(
+            name, f"{escape(value)} [dim]({here})[/]", escape(" ".join((field.description or "").split()))
+        )
+    console.print(table)
+
+
+@app.command("ledger")
+def ledger(
+    folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what studies have spent of this site's privacy budget: the same as foedus privacy status.
+
+    Example: foedus site ledger /srv/foedus/north
+    """
+    from foedus.cli.privacy import show_status
+
+    show_status(folder, as_json=as_json)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none named"
+    return "not set" if value is None else str(value)
+
+
 @app.command("init")
 def init(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
     """Make this site's keys, which never leave it, and the request to join.

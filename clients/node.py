@@ -216,7 +216,7 @@ def _refused(response: httpx.Response) -> str:
     if skew is not None and is_refused(skew):
         return skewed(skew)
     return (
-        "the coordinator does not let this site in: its key is not approved, or was revoked; ask it to run "
+        "the coordinator does not let this site in: its key is not approved yet, or was revoked; ask it to run "
         "foedus coordinator approve with this site's request"
     )
 

@@ -51,11 +51,15 @@ class Loopback:
     Attributes:
         home: The coordinator's folder; made here.
         sites: Name to folder of each site, with its site.toml.
+        host: Address that sites reach the coordinator by.
+        within: Party to the words in front of its commands, such as those that enter its network namespace.
         typed: Every command so far.
     """
 
     home: Path
     sites: Mapping[str, Path]
+    host: str = "127.0.0.1"
+    within: Mapping[str, Sequence[str]] = field(default_factory=dict)
     typed: list[Typed] = field(default_factory=list)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -79,7 +83,7 @@ class Loopback:
     def enrol(self) -> None:
         """The coordinator's folder, the sites' keys, requests and kits: what is typed once."""
         ports = ("--port", free_port(), "--control-port", free_port())
-        self.foedus("coordinator", "init", "--host", "127.0.0.1", *ports, "--home", self.home)
+        self.foedus("coordinator", "init", "--host", self.host, *ports, "--home", self.home)
         for folder in self.sites.values():
             self.foedus("site", "init", folder)
         requests = [folder / f"{name}.request.json" for name, folder in self.sites.items()]
@@ -89,19 +93,25 @@ class Loopback:
             kit = self.home / "kits" / f"{name}.kit.json"
             self.foedus("site", "join", kit, "--folder", folder, "--fingerprint", fingerprint)
 
-    def foedus(self, *words: object, code: int | None = 0) -> Typed:
+    def foedus(self, *words: object, code: int | None = 0, party: str = COORDINATOR) -> Typed:
         """Run a command to its end.
 
         Args:
             words: Of the command line.
             code: The exit code it must have; any when None.
+            party: Whose machine it is typed at.
 
         Raises:
             RunError: If it has another, with what it said.
         """
         line = [str(word) for word in words]
         done = subprocess.run(
-            [*_PROGRAM, *line], capture_output=True, text=True, check=False, timeout=COMMAND_S, env=_PLAIN
+            [*self.within.get(party, ()), *_PROGRAM, *line],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_S,
+            env=_PLAIN,
         )
         if (code is not None and done.returncode != code) or "Traceback" in done.stderr:
             raise RunError(
@@ -113,12 +123,12 @@ class Loopback:
     def start(self, name: str) -> None:
         """The coordinator's or a site's service."""
         if name == COORDINATOR:
-            words = ["coordinator", "up", "--listen", "127.0.0.1", "--home", str(self.home)]
+            words = ["coordinator", "up", "--listen", self.host, "--home", str(self.home)]
         else:
             words = ["site", "start", str(self.sites[name])]
         self.typed.append(Typed(tuple(words), "", 0))
         self._running[name] = subprocess.Popen(
-            [*_PROGRAM, *words],
+            [*self.within.get(name, ()), *_PROGRAM, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -186,4 +196,4 @@ class Loopback:
 
 
 _PROGRAM = (str(Path(sys.executable).parent / "foedus"),)
-_PLAIN = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+_PLAIN = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}

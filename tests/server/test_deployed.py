@@ -176,7 +176,7 @@ def test_a_revoked_site_is_shut_out_and_says_why(federation: Loopback) -> None:
         return json.loads(status.read_text())["reason"]
 
     _until(lambda: refused() is not None)
-    assert "its key is not approved, or was revoked" in refused()
+    assert "its key is not approved yet, or was revoked" in refused()
 
 
 def _started(federation: Loopback, toy: Path) -> RunFolder:

@@ -157,6 +157,7 @@ def test_a_single_class_site_takes_part_with_sane_heads_and_undefined_metrics_as
 
 def test_a_class_that_a_site_lacks_is_a_warning_there_and_learnt_from_the_others(toy: Toy) -> None:
     toy.change('"yes"]', '"yes", "maybe"]')
+    toy.change('name = "toy"', 'name = "toy"\n[disclosure]\nk = 1\nmin_sites = 1', file="policy.toml")
     for site in ("east", "north"):
         toy.spoil(site, lambda rows: [{**row, "y": "maybe"} if float(row["a"]) > 1 else row for row in rows])
     code, lines = toy.check("west")
@@ -224,7 +225,7 @@ def test_a_disk_that_is_full_fails_the_run_in_one_sentence_and_it_resumes(toy: T
     assert "could not be written (File too large); what was there before is intact. Free some" in done.stderr
     assert "Traceback" not in done.stderr
     assert not toy.finished()
-    [run] = (toy.folder / "runs").iterdir()
+    [run] = (path.parent for path in toy.folder.glob("runs/*/run.json"))
     assert toy.foedus("resume", run.name).code == 0
     assert toy.results()["rounds"] == 2
 

@@ -31,7 +31,9 @@ def test_the_same_study_twice_gives_the_same_bytes(toy: Path) -> None:
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_run_killed_after_any_round_resumes_to_the_same_bytes(
     toy: Path, killed: Callable[[int, str], RunFolder], after: int
 ) -> None:
@@ -194,6 +196,8 @@ def _rewind(run: RunFolder, toy: Path, number: int) -> None:
 
 def test_a_site_file_that_is_not_valid_costs_the_run_nothing_but_the_site(toy: Path) -> None:
     (toy / "sites/west/site.toml").write_text("not toml [")
+    policy = toy / "policy.toml"
+    policy.write_text(policy.read_text() + "[disclosure]\nk = 1\n")  # three sites have few test examples
     run = _run(toy, "runs")
     results = json.loads((run.path / "results.json").read_text())
     assert [site["site"] for site in results["sites"]] == ["east", "north", "south"]

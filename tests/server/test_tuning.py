@@ -104,7 +104,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.slow if way == "episodes" else ()) for way in WAYS]
+    "way", [pytest.param(way, marks=() if way == "lora" else pytest.mark.slow) for way in WAYS]
 )
 def test_every_way_to_tune_learns_and_resumes_to_the_same_bytes(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

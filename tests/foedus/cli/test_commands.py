@@ -84,6 +84,7 @@ def test_heart_from_demo_to_audit(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.slow
 def test_few_shot_commands_run_as_the_readme_writes_them(tmp_path: Path) -> None:
     """All that is missing is the run that RUN stands for."""
     written = re.findall(r"`foedus (fewshot [^`]+)`", (ROOT / "README.md").read_text())

@@ -27,6 +27,7 @@ from fairness.private import PrivateAudit
 from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
 from foedus.budget import release_of, round_name
+from foedus.data.quality import DataQuality
 from foedus.door import Premises, Release, check_budget, leave, session
 from foedus.errors import ConfigError, DataError
 from foedus.head import LinearHead
@@ -76,7 +77,10 @@ def statistic(message: Message, context: Context) -> Message:
         if split not in PARTS:
             raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
         standardiser = _standardiser(message)
-        examples = site.examples(PARTS[split], standardiser=standardiser, tuned=_tuned(message, site))
+        if wanted.name == DataQuality.name:
+            examples = site.census()
+        else:
+            examples = site.examples(PARTS[split], standardiser=standardiser, tuned=_tuned(message, site))
         if wanted.name in FEATURE_SUMS and site.config.policy.min_class_count > 1:
             examples = common_classes(examples, site.config.policy.min_class_count)
         if split in TRAINING:

@@ -18,6 +18,7 @@ from foedus.backbones import Centre, Moments
 from foedus.backbones.coral import Scatter
 from foedus.backbones.shift import Shift
 from foedus.config import nearest
+from foedus.data.quality import DataQuality
 from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
 from foedus.examples import Examples
@@ -44,6 +45,7 @@ KNOWN: dict[str, type[Statistic[Any]]] = {
         Shift,
         Scatter,
         Histograms,
+        DataQuality,
     )
 }
 

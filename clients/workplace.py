@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -93,6 +94,12 @@ class Workplace:
         groups = {name: values[rows] for name, values in self.data.groups.items()}
         units = self.data.units[rows] if self.study.door.private else None
         return Examples(chosen[rows], self.data.labels[rows], groups, units, owners=self._owners[rows])
+
+    def census(self) -> Examples:
+        """Every usable record without its features, and what was counted of the others while reading."""
+        nothing = np.empty((len(self.data), 0), np.float32)
+        set_aside = Counter(record.kind for record in self.data.quarantined)
+        return Examples(nothing, self.data.labels, set_aside=set_aside, cells=self.data.notes)
 
     def _tuned_examples(
         self, rows: NDArray[np.int64], standardiser: Standardiser | None, tuned: Arrays

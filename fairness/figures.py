@@ -1,4 +1,4 @@
-"""The models' figures in results.json without what would tell of fewer than k people.
+"""The figures in results.json without what would tell of fewer than k people.
 
 They are of everyone together, and of no group; the audit takes them as known. A site's own figures
 are left as that site released them.
@@ -16,6 +16,29 @@ def without_small_counts(results: Mapping[str, Any], k: int) -> dict[str, Any]:
     """results.json with the models' counts of 1 to k - 1 people, and what they follow from, set to null."""
     models = {name: found and _kept(found, k) for name, found in results["models"].items()}
     return {**results, "models": models}
+
+
+def quality_without_small_counts(found: Mapping[str, Any] | None, k: int) -> dict[str, Any] | None:
+    """Data quality with counts of 1 to k - 1 records set to null; of a column all, where as few cells are left."""
+    if found is None:
+        return None
+    usable = _shown(found["usable"], k)
+    return {
+        "usable": usable,
+        "set_aside": {reason: _shown(n, k) for reason, n in found["set_aside"].items()},
+        "columns": {name: _column(counts, usable, k) for name, counts in found["columns"].items()},
+    }
+
+
+def _column(counts: Mapping[str, int | None], usable: int | None, k: int) -> dict[str, int | None]:
+    shown = {problem: _shown(n, k) for problem, n in counts.items()}
+    if usable is None or _small(usable - sum(n or 0 for n in shown.values()), k):
+        return dict.fromkeys(shown)
+    return shown
+
+
+def _shown(n: int | None, k: int) -> int | None:
+    return None if n is None or _small(n, k) else n
 
 
 def _kept(found: Mapping[str, Any], k: int) -> dict[str, Any]:

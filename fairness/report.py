@@ -42,6 +42,7 @@ EMPTY: dict[str, Any] = {
     "held_out": [],
     "notes": [],
     "privacy": None,
+    "data_quality": None,
 }
 
 
@@ -110,7 +111,7 @@ def _contents(
         ("privacy", "Privacy"): results.get("privacy"),
         ("fewshot", "Few-shot adaptation"): fewshot,
         ("mitigation", "Mitigation"): shown["mitigation"],
-        ("limits", "Limits and notes"): audit or results.get("notes"),
+        ("limits", "Limits and notes"): audit or results.get("notes") or results.get("data_quality"),
         ("clauses", "Clause index"): shown["clauses"],
         ("hashes", "Digests and signatures"): audit,
     }

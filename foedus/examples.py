@@ -1,5 +1,6 @@
 """What a statistic is measured on: features, labels, units and groups of one split at one site."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ class Examples:
         importance: (n,), float64, what each example's loss counts where groups are balanced; else None.
         owners: (n,), int64, a number for the patient or customer of each record, at this site; None if
             every record has its own.
+        set_aside: Reason to the number of this site's records that cannot be used; only in a site's census.
+        cells: Column to problem to the number of cells that do not fit; only in a site's census of a table.
     """
 
     features: NDArray[np.float32]
@@ -29,6 +32,8 @@ class Examples:
     units: NDArray[np.str_] | None = None
     importance: NDArray[np.float64] | None = None
     owners: NDArray[np.int64] | None = None
+    set_aside: Counter[str] = field(default_factory=Counter)
+    cells: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -20,6 +20,7 @@ from server.inherited import audit_of_start, private_note, start_and_trained
 from server.private import begin_private
 from server.results import (
     build_results,
+    data_quality,
     evaluate,
     run_audit,
     save_model,
@@ -90,6 +91,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     tell("reports", {})
     figures, own_heads = federation.reports(training.best)
     results = build_results(federation, training, {**evaluate(federation, training), **own_heads}, figures)
+    results["data_quality"] = data_quality(federation)
     tell("fewshot", {})
     fewshot = _adapt(federation, training, run)
     tell("audit", {})

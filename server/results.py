@@ -10,7 +10,7 @@ from fairness.audit import AuditReport, audit_request, build_audit
 from fairness.card import card_yaml, front_matter
 from fairness.cohorts import AUDITS_FILE, Cohort, append, refuse_near
 from fairness.edges import AuditEdges
-from fairness.figures import without_small_counts
+from fairness.figures import quality_without_small_counts, without_small_counts
 from fairness.origin import policy_origin, with_origin
 from fairness.policy import Policy, load_policy
 from fairness.private import noise_notes, private_audit_request
@@ -21,6 +21,7 @@ from foedus.backbones import describe, registry
 from foedus.backbones.saving import save_tuned
 from foedus.backbones.zero_shot import on_standardised
 from foedus.budget import statement
+from foedus.data.quality import DataQuality
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
 from foedus.metrics import SCALARS, Metrics
@@ -100,6 +101,16 @@ def _test(federation: Federation, heads: dict[str, LinearHead], *, what: str) ->
     """All figures of each head, on all sites' test examples together."""
     found = federation.ask(Evaluation(list(heads.values()), detail=True), split="test", what=what)
     return {name: best.metrics for name, [best] in zip(heads, found, strict=True)}
+
+
+def data_quality(federation: Federation) -> dict[str, Any] | None:
+    """What every site counted while it read its data, summed; None in a private study, which spends nothing on it."""
+    study = federation.study
+    if study.door.private:
+        return None
+    columns = [column.name for column in study.table.columns] if study.table else []
+    plain = replace(federation, standardiser=None, backbone={})  # it is about records, not about features
+    return plain.ask(DataQuality(columns), split="all")
 
 
 def run_audit(
@@ -259,10 +270,11 @@ def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | No
 
 
 def write_results(run: RunFolder, results: dict[str, Any]) -> None:
-    """Write results.json; where a policy asks for k people behind every count, the models' figures keep to it."""
+    """Write results.json; where a policy asks for k people behind every count, the figures keep to it."""
     if (run.path / POLICY_FILE).exists() and not run.study().door.private:
         k = load_policy(run.path / POLICY_FILE).disclosure.k
         results["models"] = without_small_counts(results, k)["models"]
+        results["data_quality"] = quality_without_small_counts(results["data_quality"], k)
     files.write_json(run.path / RESULTS_FILE, results)
 
 

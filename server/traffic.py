@@ -25,6 +25,7 @@ from foedus import __version__, gradient, noising, records, updates
 from foedus.backbones import Centre, Moments, Standardiser, describe
 from foedus.backbones.coral import Scatter
 from foedus.budget import plan, release_of, round_name
+from foedus.data.quality import DataQuality
 from foedus.evaluation import Evaluation
 from foedus.histograms import Histograms
 from foedus.model import Model
@@ -142,6 +143,8 @@ class Forecast:
             kinds = 1 if study.backbone.personal == "none" else 2
             yield self._sum("site reports", request, Evaluation([head] * kinds, detail=True).declare())
             yield from self._tests()
+            columns = [column.name for column in study.table.columns] if study.table else []
+            yield self._ask("data quality", DataQuality(columns), tuned=False, standardised=False)
         yield from self._fewshot()
         yield from self._audit()
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from foedus.data import tables
 from foedus.data.cells import quoted
+from foedus.data.images import TOO_LARGE
 from foedus.data.load import Survey, refusal
 from foedus.data.split import units_on_two_sides
 from foedus.examples import UNKNOWN
@@ -22,12 +23,17 @@ SHOWN = 5
 REASON_FIX = {
     "no label": "fill in the label, or leave the record out",
     "label is not a class of the study": "map the value to a class in [data.labels]; or leave it out",
+    "split is not train, validation or test": "write one of the three, or remove [split] column",
     "no unit id": "fill in the id: without it the record could be on both sides of the split",
     "text is empty": "fill in the text, or leave the record out",
     "image file does not exist": "copy the file, or correct the path (relative to the manifest)",
     "image path leads outside the site's folder": "copy the file into the site's folder",
+    "image path is empty": "fill in the path, or leave the record out",
+    "link to a folder, which is not followed": "copy the folder itself to where the link is",
     "image is in no class folder": "move it into the folder of its class",
     "image is damaged or cut off": "export the image again from where it came from",
+    TOO_LARGE: "make the image smaller",
+    "image holds no finite value": "export the image again from where it came from",
     "not an image of a format that is read": "save it as PNG, JPEG, TIFF or DICOM, or move it elsewhere",
     "DICOM file holds no image": "leave out reports, plans and the like; if it is an image, copy it again",
     "DICOM compression is not read": "export it uncompressed, or as RLE, JPEG or JPEG 2000",

@@ -20,7 +20,8 @@ NOT_A_NUMBER = "not a number"
 INFINITE = "infinite"
 OUT_OF_RANGE = "out of range"
 UNSEEN = "unseen"
-"""Problems of a column, as they are counted in SiteData.notes. All but UNSEEN read as missing."""
+PROBLEMS = (EMPTY, DECLARED_MISSING, NOT_A_NUMBER, INFINITE, OUT_OF_RANGE, UNSEEN)
+"""Of a column, as they are counted in SiteData.notes. All but UNSEEN read as missing."""
 
 
 def build_table(

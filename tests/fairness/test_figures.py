@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairness.figures import without_small_counts
+from fairness.figures import quality_without_small_counts, without_small_counts
 from foedus.metrics import from_rows, from_sums
 
 
@@ -39,3 +39,35 @@ def test_bins_of_probabilities_are_put_together_until_none_tells_of_a_few() -> N
             true = round(each["n"] * each["observed"])
             assert all(count == 0 or count >= 11 for count in (true, each["n"] - true))
         assert without_small_counts(once, 11) == once
+
+
+def test_counts_of_few_records_are_withheld_and_a_column_where_few_cells_are_left() -> None:
+    found = {
+        "usable": 100,
+        "set_aside": {"no label": 4, "no unit id": 11},
+        "columns": {
+            "age": {"empty": 20, "out of range": 3},
+            "chol": {"empty": 60, "infinite": 30},
+            "thal": {"empty": 95, "unseen": 2},
+            "ca": {"empty": 100},
+            "sex": {},
+        },
+    }
+    kept = quality_without_small_counts(found, 11)
+    assert kept == {
+        "usable": 100,
+        "set_aside": {"no label": None, "no unit id": 11},
+        "columns": {
+            "age": {"empty": 20, "out of range": None},
+            "chol": {"empty": None, "infinite": None},  # 10 cells are left
+            "thal": {"empty": None, "unseen": None},
+            "ca": {"empty": 100},
+            "sex": {},
+        },
+    }
+    assert quality_without_small_counts(kept, 11) == kept
+    few = quality_without_small_counts({**found, "usable": 10}, 11)
+    assert few is not None
+    assert few["columns"]["ca"] == {"empty": None}
+    assert quality_without_small_counts(found, 1) == found
+    assert quality_without_small_counts(None, 11) is None

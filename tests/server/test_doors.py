@@ -64,7 +64,9 @@ def test_a_private_study_spends_its_epsilon_at_every_site_and_no_more(toy: Path,
     _use(toy, mode)
     run = _run(toy, "private")
     assert _spent(toy) == pytest.approx([3.0] * 4, abs=1e-3)
-    privacy = json.loads((run.path / "results.json").read_text())["privacy"]
+    results = json.loads((run.path / "results.json").read_text())
+    assert results["data_quality"] is None
+    privacy = results["privacy"]
     assert privacy["epsilon"] == pytest.approx(3.0, abs=1e-3)
     assert privacy["epsilon_prv"] == pytest.approx(3.0, rel=0.02)
     assert privacy["attack"]["within_claim"]

@@ -67,7 +67,14 @@ def test_ten_thousand_altered_messages_are_refused_at_a_site(federate: Callable[
 def test_a_coverage_guided_fuzzer_finds_no_way_past_the_decoders() -> None:
     # A child's peak memory begins at its parent's, which may be gigabytes here: only single allocations are limited.
     done = subprocess.run(
-        [sys.executable, __file__, "-runs=20000", "-max_len=4096", "-rss_limit_mb=0", "-malloc_limit_mb=1024"],
+        [
+            sys.executable,
+            __file__,
+            "-runs=20000",
+            "-max_len=4096",
+            "-rss_limit_mb=0",
+            "-malloc_limit_mb=1024",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -52,7 +52,12 @@ def main() -> None:
     replaced.install_from_fab = executing.keep_packed
     replaced.get_load_client_app_fn = lambda **_: load
     executing.serve(
-        TaskType.CLIENT_APP, answer, runtime=given.runtime, secret=given.secret, authority=given.authority
+        TaskType.CLIENT_APP,
+        answer,
+        runtime=given.runtime,
+        secret=given.secret,
+        authority=given.authority,
+        forks=executing.Forks(),
     )
 
 

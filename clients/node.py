@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,17 +85,19 @@ class Pace:
 class Egress:
     """Flower's state of the node, whose replies are looked at on their way out."""
 
-    def __init__(self, state: Any, store: Any, folder: Path) -> None:
+    def __init__(self, state: Any, store: Any, folder: Path, ready: Sequence[Any] = ()) -> None:
         self._state = state
         self._store = store
         self._folder = folder
+        self._ready = list(ready)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)
 
     def get_messages_legacy(self, **wanted: Any) -> list[Any]:
-        """Messages of the node; replies only as they may leave."""
-        found = self._state.get_messages_legacy(**wanted)
+        """Messages of the node; replies only as they may leave, and first those that were taken already."""
+        found = self._ready or self._state.get_messages_legacy(**wanted)
+        self._ready = []
         return [self._looked_at(reply) for reply in found] if wanted.get("is_reply") else list(found)
 
     def _looked_at(self, reply: Any) -> Any:
@@ -134,30 +136,52 @@ class Egress:
         return allowed
 
 
+class Replies:
+    """Sends replies. Flower's loop sends one after each message it got, and so keeps one back for ever
+    where a late reply to a run that has ended was sent in its place; here what is left is sent, too."""
+
+    def __init__(self, folder: Path, push: Callable[..., None]) -> None:
+        self._folder = folder
+        self._push = push
+        self._given: dict[str, Any] = {}
+
+    def __call__(self, state: Any, object_store: Any, **given: Any) -> None:
+        """In the place of Flower's: waits for a reply and sends it, if it may leave."""
+        self._given = {"state": state, "object_store": object_store, **given}
+        self._send([])
+
+    def left_over(self) -> None:
+        """Send what is there, without waiting."""
+        if self._given and (found := self._given["state"].get_messages_legacy(is_reply=True)):
+            self._send(found)
+
+    def _send(self, ready: Sequence[Any]) -> None:
+        store = self._given["object_store"]
+        guarded: Any = Egress(self._given["state"], store, self._folder, ready)
+        self._push(**{**self._given, "state": guarded})
+
+
 def install(site: Membership) -> None:
     """Put the pace, the sign-out and the check in their places in Flower's loop."""
     loop: Any = flower
-    pace = Pace()
-    connect, push = flower._init_connection, flower._push_messages
+    pace, replies = Pace(), Replies(site.folder, flower._push_messages)
+    connect = flower._init_connection
 
     @contextmanager
     def connected(**given: Any) -> Iterator[Any]:
         with connect(**given) as (number, receive, *rest):
             files.write_bytes(site.node / NODE_ID, str(number).encode())
             tell(site, "signed in", None)
-            yield number, _listening(receive, pace), *rest
-
-    def pushing(state: Any, object_store: Any, **given: Any) -> None:
-        guarded: Any = Egress(state, object_store, site.folder)
-        push(state=guarded, object_store=object_store, **given)
+            yield number, _listening(receive, pace, replies), *rest
 
     loop._init_connection = connected
-    loop._push_messages = pushing
+    loop._push_messages = replies
     loop.time = SimpleNamespace(sleep=pace.sleep)
 
 
-def _listening(receive: Callable[[], Any], pace: Pace) -> Callable[[], Any]:
+def _listening(receive: Callable[[], Any], pace: Pace, replies: Replies) -> Callable[[], Any]:
     def asked() -> Any:
+        replies.left_over()
         found = receive()
         if found is not None:
             pace.heard()

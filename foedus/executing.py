@@ -6,10 +6,12 @@ installed app answers. So nothing that came over the wire is ever executed.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ PRIVATE_NAMES = (
 )
 """Flower's names that are replaced or called here and are not public; a test imports each."""
 APP = "foedus/foedus"
+GRACE_S = 10.0
+"""For a task whose reply is out to end by itself."""
 Answer = Callable[[Any], None]
 """Does one task, given Flower's ExecutionSpec."""
 
@@ -51,7 +55,42 @@ def certificates(spec: Any) -> bytes | None:
     return Path(spec.root_certificates_path).read_bytes() if spec.root_certificates_path else None
 
 
-def serve(kind: TaskType, answer: Answer, *, runtime: str, secret: Path, authority: Path | None) -> None:
+class Forks:
+    """The forks of an executor that takes one task after the other: a new task ends what is left of older ones.
+
+    One can be left where the run it belongs to ended while its message was on the way: Flower's client
+    then waits for the rest of it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._superseded: dict[int, float] = {}
+        self._newest: int | None = None
+
+    def add(self, pid: int) -> None:
+        """A task began."""
+        if self._newest is not None:
+            self._superseded[self._newest] = time.monotonic()
+        self._newest = pid
+
+    def end_old(self) -> None:
+        """Kill what has been superseded for a while."""
+        for pid, since in list(self._superseded.items()):
+            if time.monotonic() > since + GRACE_S:
+                del self._superseded[pid]
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    log.warning("ended a task that was left over from an earlier message")
+
+
+def serve(
+    kind: TaskType,
+    answer: Answer,
+    *,
+    runtime: str,
+    secret: Path,
+    authority: Path | None,
+    forks: Forks | None = None,
+) -> None:
     """Do tasks of one kind until stopped.
 
     Args:
@@ -60,17 +99,23 @@ def serve(kind: TaskType, answer: Answer, *, runtime: str, secret: Path, authori
         runtime: host:port of Flower's Runtime interface.
         secret: File with the secret both sides know.
         authority: Certificate file where that interface speaks TLS; None where it is this machine's own.
+        forks: Given where tasks come one after the other.
     """
 
     def launch(executor: SubprocessExecutor, spec: Any) -> LaunchResult:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             _in_fork(answer, spec)
+        if forks is not None:
+            forks.add(pid)
         return LaunchResult.accepted()
 
     def only(
         executor: SubprocessExecutor, supported: set[TaskType], **options: Any
     ) -> tuple[set[Any], set[str]]:
+        if forks is not None:
+            forks.end_old()
         return {kind}, set()
 
     replaced: Any = SubprocessExecutor

@@ -116,3 +116,25 @@ def test_a_site_runs_once_and_only_after_it_joined(site: Membership, monkeypatch
         service(site.folder),
     ):
         pass
+
+
+def test_a_reply_that_flowers_loop_would_keep_back_is_sent(site: Membership) -> None:
+    """A late reply to a run that has ended is sent in the place of the one waited for, which then stays."""
+    store, state = ObjectStoreFactory().store(), NodeStateFactory(ObjectStoreFactory()).state()
+    sent: list[list[Message]] = []
+
+    def push(state: Any, object_store: Any) -> None:
+        sent.append(state.get_messages_legacy(is_reply=True))
+
+    replies = node.Replies(site.folder, push)
+    replies.left_over()
+    for number in range(2):
+        asked = question()
+        asked.metadata.__dict__["_message_id"] = f"asked-{number}"
+        content = RecordDict({records.ARRAYS: records.to_record({"weight": np.full(2, number, np.float32)})})
+        node.flower._insert_message(Message(content, reply_to=asked), state, store)
+        if number == 0:
+            replies(state=state, object_store=store)
+    replies.left_over()
+    replies.left_over()
+    assert [len(messages) for messages in sent] == [1, 1]

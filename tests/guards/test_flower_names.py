@@ -1,6 +1,7 @@
 """Names of Flower's own that are not public: an upgrade that moves one fails here, not at a site."""
 
 import importlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,19 @@ def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(
         else:
             with pytest.raises(RunError, match="runs foedus/foedus"):
                 server_executor.look(bundle)
+
+
+def test_what_is_left_of_an_earlier_message_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executing, "GRACE_S", 0.0)
+    forks = executing.Forks()
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        for child in children:
+            forks.add(child.pid)
+        forks.end_old()
+        assert children[0].wait(10) == -9
+        assert children[1].poll() is None
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()

@@ -112,7 +112,7 @@ def decide(
     alpha = policy.evidence.alpha if alpha is None else alpha
     compared = compare(gate.metric, table, positive, k=policy.disclosure.k, alpha=alpha)
     weak = _weak_groups(gate, table, positive, policy)
-    missing = [*weak.values(), *_too_many_unknown(table, policy)]
+    missing = [*dict.fromkeys(weak.values()), *_too_many_unknown(table, policy)]
     found = measure(gate, compared.found)
     solid = measure(gate, compared.among(np.asarray([group not in weak for group in table.groups])))
     verdict, needed = _verdict(gate, found=found, solid=solid, missing=missing), None
@@ -171,8 +171,18 @@ def as_estimate(found: Interval) -> Estimate:
     return Estimate(value=_known(found.value), low=_known(found.low), high=_known(found.high))
 
 
+SCORED = ("auc", "oe_ratio")
+"""Metrics that are read from scores, not from decisions."""
+
+
 def _weak_groups(gate: Gate, table: GroupTable, positive: int, policy: Policy) -> dict[str, str]:
     """Each group with less evidence than the policy asks for, and what it lacks."""
+    if table.noise and gate.metric in SCORED:
+        return {
+            g: f"a private study releases no scores, which {gate.metric} takes"
+            for g in table.groups
+            if is_known(g)
+        }
     evidence, k = policy.evidence, policy.disclosure.k
     over, hidden = trials(gate.metric, table, positive), table.hidden(k)
     word = TAKEN_OVER.get(gate.metric)

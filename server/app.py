@@ -92,7 +92,8 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     figures, own_heads = federation.reports(training.best)
     results = build_results(federation, training, {**evaluate(federation, training), **own_heads}, figures)
     results["data_quality"] = data_quality(federation)
-    tell("fewshot", {})
+    if study.fewshot is not None:
+        tell("fewshot", {})
     fewshot = _adapt(federation, training, run)
     tell("audit", {})
     before = audit_of_start(federation, training, run)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,14 @@ def test_the_reason_holds_the_figures(table_of: Table) -> None:
         "about 250 positives in each group are needed to show that it is within the tolerance."
     )
     assert found.needed == 250
+
+
+def test_a_private_audit_says_that_it_has_no_scores(table_of: Table) -> None:
+    auc = Gate(metric="auc", attribute="g", compare="max_difference", tolerance=0.10)
+    noised = replace(table_of("g", f=(900, 100, 300, 700), m=(900, 100, 302, 698)), noise=3.0)
+    found = decide(auc, noised, 1, policy())
+    assert found.verdict == "inconclusive"
+    assert found.reason.count("a private study releases no scores, which auc takes") == 1
 
 
 def test_a_small_group_cannot_pass_and_cannot_fail_alone(table_of: Table) -> None:

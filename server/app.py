@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 
 from fairness.audit import AuditReport
 from foedus import files
@@ -35,6 +37,13 @@ from server.start import balance, begin, refit
 log = logging.getLogger(__name__)
 app = ServerApp()
 
+LOST = (httpx.HTTPError, ObjectPullError, ObjectPushError)
+"""What Flower's grid raises where its server is gone for longer than a request is tried again."""
+PRIVATE_NAMES = (
+    "flwr.supercore.inflatable.inflatable_utils:ObjectPullError",
+    "flwr.supercore.inflatable.inflatable_utils:ObjectPushError",
+)
+"""Flower's names that are used here and are not public; a test imports each."""
 RUN_KEY = "run-folder"
 """Run configuration: the folder of the run, which holds its study."""
 Stage = Callable[[str, dict[str, Any]], None]
@@ -60,6 +69,9 @@ def main(grid: Grid, context: Context) -> None:
     try:
         conduct(grid, run)
         run.seal()
+    except LOST as error:
+        log.warning("the server was lost (%s); the run goes on from its last round once it is back", error)
+        raise  # it still counts as running, so that it is submitted again
     except Exception as error:
         run.set_state("failed", problem=str(error) or type(error).__name__)
         raise

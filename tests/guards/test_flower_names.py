@@ -10,14 +10,14 @@ from flwr.clientapp.client_app import LoadClientAppError
 from clients import executor, node
 from foedus import __version__, executing
 from foedus.errors import RunError
-from server import backup, control, gate
+from server import app, backup, control, gate
 from server import executor as server_executor
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *(*gate.PRIVATE_NAMES, *backup.PRIVATE_NAMES, *server_executor.PRIVATE_NAMES),
+        *(*gate.PRIVATE_NAMES, *backup.PRIVATE_NAMES, *server_executor.PRIVATE_NAMES, *app.PRIVATE_NAMES),
         *(*executor.PRIVATE_NAMES, *node.PRIVATE_NAMES, *executing.PRIVATE_NAMES),
     ],
 )
@@ -31,9 +31,9 @@ def test_flowers_private_names_are_where_we_use_them(name: str) -> None:
 
 def test_the_executor_runs_the_installed_app_of_the_same_version_only() -> None:
     assert executor.load("foedus/foedus", __version__, "any") is executor.installed
-    for app, version in (("foedus/foedus", "0.0.1"), ("other/app", __version__)):
+;    for name, version in (("foedus/foedus", "0.0.1"), ("other/app", __version__)):
         with pytest.raises(LoadClientAppError, match="runs foedus/foedus"):
-            executor.load(app, version, "any")
+            executor.load(name, version, "any")
 
 
 def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(

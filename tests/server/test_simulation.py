@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.app import app as client_app
@@ -14,6 +16,7 @@ from foedus import records, simulation
 from foedus.errors import RoundError, RunError
 from foedus.runs import RunFolder
 from foedus.site import find_sites
+from server import app
 from server.app import conduct
 from server.local_grid import LocalGrid
 
@@ -212,3 +215,25 @@ def test_of_two_folders_with_one_name_the_first_takes_part(toy: Path) -> None:
     assert [site["site"] for site in results["sites"]] == ["east", "north", "south"]
     [refused] = results["refused"]
     assert "another node already answers as 'east'" in refused["reason"]
+
+
+def test_a_lost_server_leaves_the_run_to_be_submitted_again_and_an_error_ends_it(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(toy / "runs", toy / "study.toml", policy=None, engine="superlink", sites="")
+    context = Context(1, 1, {}, RecordDict(), {app.RUN_KEY: str(run.path)})
+
+    def failing(error: Exception) -> dict[str, Any]:
+        def conduct(grid: Any, found: RunFolder) -> None:
+            raise error
+
+        monkeypatch.setattr(app, "conduct", conduct)
+        with pytest.raises(type(error)):
+            app.main(None, context)  # type: ignore[arg-type]
+        return run.state()
+
+    lost = failing(app.ObjectPushError("a", 1, "b"))
+    assert (lost["status"], lost.get("problem")) == ("running", None)
+    assert failing(httpx.ConnectError("gone"))["status"] == "running"
+    failed = failing(RoundError("too few sites"))
+    assert (failed["status"], failed["problem"]) == ("failed", "too few sites")

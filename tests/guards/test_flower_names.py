@@ -31,7 +31,7 @@ def test_flowers_private_names_are_where_we_use_them(name: str) -> None:
 
 def test_the_executor_runs_the_installed_app_of_the_same_version_only() -> None:
     assert executor.load("foedus/foedus", __version__, "any") is executor.installed
-;    for name, version in (("foedus/foedus", "0.0.1"), ("other/app", __version__)):
+    for name, version in (("foedus/foedus", "0.0.1"), ("other/app", __version__)):
         with pytest.raises(LoadClientAppError, match="runs foedus/foedus"):
             executor.load(name, version, "any")
 

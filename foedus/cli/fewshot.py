@@ -28,6 +28,10 @@ Classes = Annotated[
         "--classes", help="Names of the classes there, comma-separated; the study's when not given."
     ),
 ]
+NWay = Annotated[int, typer.Option("--n-way", min=2)]
+NShot = Annotated[int, typer.Option("--n-shot", min=1)]
+NQuery = Annotated[int, typer.Option("--n-query", min=1)]
+Episodes = Annotated[int, typer.Option("--episodes", min=2)]
 
 
 @app.command("evaluate")
@@ -35,10 +39,10 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="A finished run that had a few-shot stage.")],
     site: SiteFolder,
     method: Method = "ridge",
-    n_way: Annotated[int, typer.Option("--n-way", min=2)] = 5,
-    n_shot: Annotated[int, typer.Option("--n-shot", min=1)] = 5,
-    n_query: Annotated[int, typer.Option("--n-query", min=1)] = 15,
-    episodes: Annotated[int, typer.Option("--episodes", min=2)] = 600,
+    n_way: NWay = 5,
+    n_shot: NShot = 5,
+    n_query: NQuery = 15,
+    episodes: Episodes = 600,
     classes: Classes = None,
     runs: Runs = RUNS,
     as_json: JsonOption = False,
@@ -76,10 +80,10 @@ def compare(
     methods: Annotated[
         str, typer.Option("--methods", help="Kinds of heads, comma-separated; all when not given.")
     ] = "",
-    n_way: Annotated[int, typer.Option("--n-way", min=2)] = 5,
-    n_shot: Annotated[int, typer.Option("--n-shot", min=1)] = 5,
-    n_query: Annotated[int, typer.Option("--n-query", min=1)] = 15,
-    episodes: Annotated[int, typer.Option("--episodes", min=2)] = 600,
+    n_way: NWay = 5,
+    n_shot: NShot = 5,
+    n_query: NQuery = 15,
+    episodes: Episodes = 600,
     classes: Classes = None,
     runs: Runs = RUNS,
     as_json: JsonOption = False,

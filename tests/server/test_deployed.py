@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,7 +139,7 @@ def test_the_run_process_is_killed_and_submitted_again(
 ) -> None:
     run = _started(federation, toy)
     _until(lambda: run.latest() is not None)
-    _kill(int(run.state()["pid"]))
+    os.kill(int(run.state()["pid"]), signal.SIGKILL)
     _until(lambda: run.state().get("attempts") == 1)
     federation.foedus("watch", run.run_id, "--home", federation.home)
     assert same_model(run.path, simulated)
@@ -188,13 +190,6 @@ def _started(federation: Loopback, toy: Path) -> RunFolder:
 def _some_site_was_away(run: RunFolder) -> bool:
     """Whether some round went on without a site, which rounds.jsonl names."""
     return any(line["rejected"] for line in run.rounds())
-
-
-def _kill(pid: int) -> None:
-    import os
-    import signal
-
-    os.kill(pid, signal.SIGKILL)
 
 
 def _until(true: Callable[[], bool], *, within_s: float = 240.0) -> None:

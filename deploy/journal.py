@@ -18,10 +18,11 @@ from deploy.answering import Answers
 from foedus import files
 from foedus.examples import Examples
 from foedus.histograms import UNLABELLED, Histograms
+from foedus.journals import PREDICTIONS, WINDOWS
 from foedus.statistic import Arrays, add
 
 log = logging.getLogger(__name__)
-PREDICTIONS, WINDOWS, GATE_FILE = "predictions", "windows", "gate.json"
+GATE_FILE = "gate.json"
 WINDOW = 500
 """Records in one file of histograms."""
 

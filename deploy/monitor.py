@@ -1,4 +1,7 @@
-"""`foedus monitor`: one window of live traffic against the audit; a breach closes the gate of the service."""
+"""`foedus monitor`: one window of live traffic against the audit; a breach closes the gate of the service.
+
+The window is a site's own journal, or the sum of what several sites saw (`foedus.pooling`): one comparison.
+"""
 
 import json
 from collections.abc import Sequence
@@ -9,22 +12,50 @@ from typing import Any
 
 from deploy.bundle import AUDIT_FILE, HISTOGRAMS_FILE, POLICY_FILE, SERVING_FILE, STUDY_FILE, Bundle
 from deploy.drift import Finding, Test, decided, drift_tests, shares_differ, total
-from deploy.journal import GATE_FILE, PREDICTIONS, WINDOWS, read_gate
-from deploy.outcomes import SHARES, Outcomes, gate_findings, group_figures, join, outcome_tests
+from deploy.journal import GATE_FILE, read_gate
+from deploy.outcomes import SHARES, gate_findings, group_figures, outcome_tests
 from fairness.findings import AuditReport
 from fairness.policy import MonitoringSection, Policy, load_policy
 from fairness.signing import read
-from foedus import files
+from foedus import files, journals, outcomes
 from foedus.backbones import column_names
 from foedus.confidence import Serving
 from foedus.errors import DataError, ReleaseError
 from foedus.histograms import DECISIONS, TOP
 from foedus.metrics import columns
+from foedus.outcomes import Outcomes
 from foedus.statistic import Arrays
 from foedus.study import Study, load_study
 
 GATE_LOG = "gate.jsonl"
 SEVERITY = ("none", "warn", "shadow", "stop")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What went through the model.
+
+    Attributes:
+        window: The day, or "all".
+        live: Histograms, added up; None without any.
+        outcomes: Of the records whose label is known; None where no labels were given.
+        sites: How many sites it is the sum of; None for a site's own.
+    """
+
+    window: str
+    live: Arrays | None
+    outcomes: Outcomes | None
+    sites: int | None = None
+
+    @property
+    def n(self) -> int:
+        """Records with histograms."""
+        return 0 if self.live is None else int(self.live[DECISIONS].sum())
+
+    @property
+    def n_labelled(self) -> int:
+        """Records whose label is known."""
+        return 0 if self.outcomes is None else len(self.outcomes)
 
 
 @dataclass(frozen=True)
@@ -34,6 +65,7 @@ class Watched:
     Attributes:
         model, version: Of the bundle.
         window: The day, or "all".
+        sites: How many sites it is the sum of; None for a site's own.
         n: Records with histograms.
         n_labelled: Records whose label is known.
         findings: Every figure that was compared.
@@ -45,6 +77,7 @@ class Watched:
     model: str
     version: str
     window: str
+    sites: int | None
     n: int
     n_labelled: int
     findings: list[Finding]
@@ -74,21 +107,32 @@ def monitor(bundle: Bundle, journal: Path, *, day: date | None = None, labels: P
     Raises:
         DataError: If there is nothing in the journal, or the labels cannot be read.
     """
-    study, policy = load_study(bundle.path / STUDY_FILE), load_policy(bundle.path / POLICY_FILE)
-    settings, folder = policy.monitoring, journal / bundle.name
-    live, n = _histograms(folder, bundle.version, day)
-    predictions = read_predictions(folder, version=bundle.version, day=day)
+    folder, window = journal / bundle.name, str(day or "all")
+    predictions = journals.read_predictions(folder, version=bundle.version, day=day)
     if not predictions:
         raise DataError(f"{folder} holds nothing of version {bundle.version} in this window")
-    report = AuditReport.model_validate_json((bundle.path / AUDIT_FILE).read_bytes())
-    outcomes = None
+    windows = [found for _, found in journals.read_windows(folder, version=bundle.version, day=day)]
+    counted = None
     if labels is not None:
-        outcomes = join(predictions, labels, classes=study.study.classes, attributes=list(policy.attributes))
-    tests, notes = _tests(bundle, study, policy, live, n, report, outcomes)
+        study, policy = load_study(bundle.path / STUDY_FILE), load_policy(bundle.path / POLICY_FILE)
+        counted = outcomes.counted(
+            outcomes.join(predictions, labels),
+            classes=study.study.classes,
+            positive=study.positive_index,
+            attributes=policy.attributes,
+        )
+    return judge(bundle, Seen(window, total(windows) if windows else None, counted), journal)
+
+
+def judge(bundle: Bundle, seen: Seen, journal: Path) -> Watched:
+    """Compare what was seen with what was audited, and close the gate in `journal` if the policy says so."""
+    study, policy = load_study(bundle.path / STUDY_FILE), load_policy(bundle.path / POLICY_FILE)
+    settings, fewest = policy.monitoring, 1 if seen.sites is None else policy.disclosure.k
+    tests, notes = _tests(bundle, study, policy, seen, fewest=fewest)
     findings = decided(tests, alpha=settings.alpha / 2)
-    if outcomes is not None and len(outcomes) >= settings.least_labelled:
+    if seen.outcomes is not None and seen.n_labelled >= settings.least_labelled:
         findings += gate_findings(
-            outcomes,
+            seen.outcomes,
             policy.gates,
             positive=study.positive_index,
             alpha=settings.alpha / 2,
@@ -98,16 +142,17 @@ def monitor(bundle: Bundle, journal: Path, *, day: date | None = None, labels: P
     watched = Watched(
         model=bundle.name,
         version=bundle.version,
-        window=str(day or "all"),
-        n=n,
-        n_labelled=0 if outcomes is None else len(outcomes),
+        window=seen.window,
+        sites=seen.sites,
+        n=seen.n,
+        n_labelled=seen.n_labelled,
         findings=findings,
-        groups=[] if outcomes is None else _groups(outcomes, study, policy),
+        groups=[] if seen.outcomes is None else _groups(seen.outcomes, study, policy, fewest=fewest),
         action=settings.breach if breached else "none",
         notes=notes,
     )
     if breached:
-        _close(folder, watched)
+        _close(journal / bundle.name, watched)
     return watched
 
 
@@ -124,30 +169,32 @@ def reopen(journal: Path, model: str, *, reason: str) -> dict[str, Any]:
 
 
 def _tests(
-    bundle: Bundle,
-    study: Study,
-    policy: Policy,
-    live: Arrays | None,
-    n: int,
-    report: AuditReport,
-    outcomes: Outcomes | None,
+    bundle: Bundle, study: Study, policy: Policy, seen: Seen, *, fewest: int
 ) -> tuple[list[Test], list[str]]:
     settings, tests, notes = policy.monitoring, list[Test](), list[str]()
     if not (bundle.path / HISTOGRAMS_FILE).exists():
         notes.append("the bundle holds no histograms (a private study): only labels are compared")
-    elif live is None or n < settings.least_n:
-        notes.append(f"{n} records are fewer than the policy's {settings.least_n}: nothing is said of drift")
-    else:
-        tests += _drift(bundle, study, settings, live, n)
-    if outcomes is not None and len(outcomes) < settings.least_labelled:
-        fewest = settings.least_labelled
+    elif seen.live is None or seen.n < settings.least_n:
         notes.append(
-            f"{len(outcomes)} labels are fewer than the policy's {fewest}: nothing is said of outcomes"
+            f"{seen.n} records are fewer than the policy's {settings.least_n}: nothing is said of drift"
         )
-    elif outcomes is not None:
-        metrics = _metrics(policy)
-        positive, least = study.positive_index, settings.least_change
-        tests += outcome_tests(outcomes, report, positive=positive, metrics=metrics, least=least)
+    else:
+        tests += _drift(bundle, study, settings, seen.live, seen.n)
+    if seen.outcomes is not None and seen.n_labelled < settings.least_labelled:
+        notes.append(
+            f"{seen.n_labelled} labels are fewer than the policy's {settings.least_labelled}: nothing is said of "
+            "outcomes"
+        )
+    elif seen.outcomes is not None:
+        report = AuditReport.model_validate_json((bundle.path / AUDIT_FILE).read_bytes())
+        tests += outcome_tests(
+            seen.outcomes,
+            report,
+            positive=study.positive_index,
+            metrics=_metrics(policy),
+            least=settings.least_change,
+            fewest=fewest,
+        )
     return tests, notes
 
 
@@ -172,37 +219,14 @@ def _metrics(policy: Policy) -> list[str]:
     return list(dict.fromkeys(["accuracy", *gated]))
 
 
-def _groups(outcomes: Outcomes, study: Study, policy: Policy) -> list[dict[str, Any]]:
+def _groups(found: Outcomes, study: Study, policy: Policy, *, fewest: int) -> list[dict[str, Any]]:
     return group_figures(
-        outcomes, positive=study.positive_index, metrics=_metrics(policy), alpha=policy.evidence.alpha
+        found,
+        positive=study.positive_index,
+        metrics=_metrics(policy),
+        alpha=policy.evidence.alpha,
+        fewest=fewest,
     )
-
-
-def _histograms(folder: Path, version: str, day: date | None) -> tuple[Arrays | None, int]:
-    """The windows of a version that ended on a day, added up, and their records."""
-    stamp = "" if day is None else f"{day:%Y%m%d}"
-    paths = sorted((folder / WINDOWS).glob(f"{stamp}*-v{version}-*.safetensors"))
-    if not paths:
-        return None, 0
-    found = total([files.read_arrays(path) for path in paths])
-    return found, int(found[DECISIONS].sum())
-
-
-def read_predictions(
-    folder: Path, *, version: str | None = None, day: date | None = None
-) -> list[dict[str, Any]]:
-    """Lines of a model's journal; one that a crash cut off is left out."""
-    paths = sorted((folder / PREDICTIONS).glob("*.jsonl" if day is None else f"{day}.jsonl"))
-    found = []
-    for path in paths:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if version in (None, line["version"]):
-                found.append(line)
-    return found
 
 
 def _close(folder: Path, watched: Watched) -> None:
@@ -210,7 +234,8 @@ def _close(folder: Path, watched: Watched) -> None:
     before = read_gate(folder.parent, folder.name)["action"]
     action = max(before, watched.action, key=SEVERITY.index)
     reasons = [finding.reason for finding in watched.breaches]
-    _write(folder, {"action": action, "reasons": reasons, "window": watched.window})
+    pooled = {} if watched.sites is None else {"sites": watched.sites}
+    _write(folder, {"action": action, "reasons": reasons, "window": watched.window, **pooled})
 
 
 def _write(folder: Path, gate: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,6 @@
-"""Labels that arrive later, joined by id: accuracy, calibration and the audit's figures by group."""
+"""Are decisions still as right as in the audit? Tests on counts of records whose label came later."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,77 +11,39 @@ from deploy.drift import Finding, Test, shares_differ
 from fairness.findings import AuditReport, Rate
 from fairness.infer import largest_difference, simultaneous_z, smallest_ratio, wilson
 from fairness.policy import Gate
-from foedus.errors import DataError
 from foedus.examples import UNKNOWN
+from foedus.outcomes import Outcomes
 
 SHARES = ("accuracy", "tpr", "fnr", "fpr", "tnr", "ppv", "npv", "selection_rate")
-Flags = NDArray[np.bool_]
+Confusion = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """Records whose label is known.
-
-    Attributes:
-        labels: (n,), indices of the true classes.
-        decisions: (n,), of what the service said.
-        probabilities: (n, n_classes), as audited.
-        groups: Attribute to (n,) group names.
-    """
-
-    labels: NDArray[np.int64]
-    decisions: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    groups: dict[str, NDArray[np.str_]]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def join(
-    predictions: Sequence[Mapping[str, Any]], path: Path, *, classes: Sequence[str], attributes: Sequence[str]
-) -> Outcomes:
-    """The predictions whose label is in a CSV file with columns id, label and, if known, the attributes.
-
-    Raises:
-        DataError: If the file has no such columns, or a label is no class.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = {row["id"]: row for row in reader if row.get("id")}
-        columns = reader.fieldnames or []
-    if not {"id", "label"} <= set(columns):
-        raise DataError(f"{path} has columns {', '.join(columns)}; it needs id and label")
-    pairs = [(line, rows[line["id"]]) for line in predictions if line["id"] in rows]
-    if unknown := sorted({row["label"] for _, row in pairs} - set(classes)):
-        raise DataError(f"{path}: '{unknown[0]}' is not a class; {', '.join(classes)} are")
-    place = {name: index for index, name in enumerate(classes)}
-    return Outcomes(
-        labels=np.array([place[row["label"]] for _, row in pairs], np.int64),
-        decisions=np.array([place[line["label"]] for line, _ in pairs], np.int64),
-        probabilities=np.array([line["probabilities"] for line, _ in pairs]).reshape(-1, len(classes)),
-        groups={name: np.array([row.get(name) or UNKNOWN for _, row in pairs]) for name in attributes},
-    )
-
-
-def share(metric: str, found: Outcomes, positive: int) -> tuple[Flags, Flags]:
-    """(whom a metric is taken over, who counts in it), each (n,)."""
-    label, decision = found.labels == positive, found.decisions == positive
-    everyone = np.ones(len(found), bool)
+def share(metric: str, confusion: Confusion, positive: int) -> tuple[int, int]:
+    """(who counts in a metric, whom it is taken over), from the true classes by decisions of a group."""
+    n, right = int(confusion.sum()), int(np.trace(confusion))
+    tp, truths = int(confusion[positive, positive]), int(confusion[positive].sum())
+    chosen = int(confusion[:, positive].sum())
+    tn = n - truths - chosen + tp
     return {
-        "accuracy": (everyone, found.labels == found.decisions),
-        "tpr": (label, decision),
-        "fnr": (label, ~decision),
-        "fpr": (~label, decision),
-        "tnr": (~label, ~decision),
-        "ppv": (decision, label),
-        "npv": (~decision, ~label),
-        "selection_rate": (everyone, decision),
+        "accuracy": (right, n),
+        "tpr": (tp, truths),
+        "fnr": (truths - tp, truths),
+        "fpr": (chosen - tp, n - truths),
+        "tnr": (tn, n - truths),
+        "ppv": (tp, chosen),
+        "npv": (tn, n - chosen),
+        "selection_rate": (chosen, n),
     }[metric]
 
 
 def outcome_tests(
-    found: Outcomes, report: AuditReport, *, positive: int, metrics: Sequence[str], least: float
+    found: Outcomes,
+    report: AuditReport,
+    *,
+    positive: int,
+    metrics: Sequence[str],
+    least: float,
+    fewest: int = 1,
 ) -> list[Test]:
     """Each metric against the audit's, over all and in every group; and the calibration.
 
@@ -94,34 +53,32 @@ def outcome_tests(
         positive: Index of its positive class.
         metrics: Which, of `SHARES`.
         least: Smallest difference of a share that matters.
+        fewest: A share over fewer people is left out.
     """
     tests = [
-        _compared(metric, name, rows, found, rate, positive=positive, least=least)
+        _compared(name, share(metric, cell, positive), rate, least=least, fewest=fewest)
         for metric in metrics
-        for name, rows, rate in _cells(metric, found, report)
+        for name, cell, rate in _cells(metric, found, report)
     ]
     return [test for test in tests if test is not None] + _calibration(found, report, positive)
 
 
-def _cells(metric: str, found: Outcomes, report: AuditReport) -> Iterator[tuple[str, Flags, Rate]]:
+def _cells(metric: str, found: Outcomes, report: AuditReport) -> Iterator[tuple[str, Confusion, Rate]]:
     """Everyone, then each group the audit gives the metric for."""
     if metric in report.overall:
-        yield metric, np.ones(len(found), bool), report.overall[metric]
+        yield metric, found.confusion[0], report.overall[metric]
     for table in report.attributes:
         if table.attribute not in found.groups:
             continue
         for group in table.groups:
-            rows = found.groups[table.attribute] == group.group
             if group.compared and metric in group.rates:
-                yield f"{metric} in {table.attribute} {group.group}", rows, group.rates[metric]
+                cell = found.of(table.attribute, group.group)
+                yield f"{metric} in {table.attribute} {group.group}", cell, group.rates[metric]
 
 
-def _compared(
-    metric: str, name: str, rows: Flags, found: Outcomes, rate: Rate, *, positive: int, least: float
-) -> Test | None:
-    over, counted = share(metric, found, positive)
-    n, x = int((over & rows).sum()), int((over & counted & rows).sum())
-    if n == 0 or not rate.trials or (before := _before(rate, x / n)) is None:
+def _compared(name: str, counts: tuple[int, int], rate: Rate, *, least: float, fewest: int) -> Test | None:
+    x, n = counts
+    if n < max(1, fewest) or not rate.trials or (before := _before(rate, x / n)) is None:
         return None
     now = x / n
     reason = f"{name} was {before:.3f} in the audit and is {now:.3f} of {n}"
@@ -142,9 +99,10 @@ def _calibration(found: Outcomes, report: AuditReport, positive: int) -> list[Te
     before = report.overall.get("oe_ratio")
     if before is None or before.value is None or not len(found):
         return []
-    chances = found.probabilities[:, positive] * before.value
-    observed, expected = float((found.labels == positive).sum()), float(chances.sum())
-    spread = float(np.sqrt(np.maximum(chances * (1 - np.minimum(chances, 1)), 1e-9).sum()))
+    ratio_then, (chances, squares) = before.value, found.chances.tolist()
+    observed, expected = float(found.confusion[0][positive].sum()), ratio_then * chances
+    variance = ratio_then * (chances - min(ratio_then, 1.0) * squares)
+    spread = float(np.sqrt(max(variance, 1e-9)))
     p = float(2 * norm.sf(abs(observed - expected) / spread))
     ratio = observed / max(expected, 1e-9)
     reason = f"{observed:.0f} cases were seen where the audited model leads to expect {expected:.0f}"
@@ -170,14 +128,11 @@ def gate_findings(
 
 
 def _gate(found: Outcomes, gate: Gate, *, positive: int, alpha: float, fewest: int) -> Finding:
-    values = found.groups[str(gate.attribute)]
-    over, counted = share(gate.metric, found, positive)
-    names = [
-        g for g in sorted(set(values.tolist())) if g != UNKNOWN and (over & (values == g)).sum() >= fewest
-    ]
-    n = np.array([int((over & (values == name)).sum()) for name in names])
-    x = np.array([int((over & counted & (values == name)).sum()) for name in names])
-    spread = wilson(x, n, z=simultaneous_z(len(names), alpha))
+    attribute = str(gate.attribute)
+    known = [group for group in found.groups[attribute] if group != UNKNOWN]
+    pairs = [share(gate.metric, found.of(attribute, group), positive) for group in known]
+    x, n = (np.array([pair[i] for pair in pairs if pair[1] >= fewest]) for i in (0, 1))
+    spread = wilson(x, n, z=simultaneous_z(len(n), alpha))
     ratio = gate.compare == "min_ratio"
     gap = smallest_ratio(spread) if ratio else largest_difference(spread)
     breach = gap.high < gate.tolerance if ratio else gap.low > gate.tolerance
@@ -188,22 +143,25 @@ def _gate(found: Outcomes, gate: Gate, *, positive: int, alpha: float, fewest: i
 
 
 def group_figures(
-    found: Outcomes, *, positive: int, metrics: Sequence[str], alpha: float
+    found: Outcomes, *, positive: int, metrics: Sequence[str], alpha: float, fewest: int = 1
 ) -> list[dict[str, Any]]:
-    """Each metric in every group with the audit's intervals: Wilson's, all groups together (Tukey)."""
+    """Each metric in every group with the audit's intervals: Wilson's, all groups together (Tukey).
+
+    A share over fewer than `fewest` people is left out.
+    """
     lines = []
-    for attribute, values in found.groups.items():
-        names = sorted(set(values.tolist()))
+    for attribute, groups in found.groups.items():
+        names = [group for group in groups if found.of(attribute, group).sum() >= fewest]
         z = simultaneous_z(len(names), alpha)
         for metric in metrics:
-            over, counted = share(metric, found, positive)
-            n = np.array([int((over & (values == name)).sum()) for name in names])
-            x = np.array([int((over & counted & (values == name)).sum()) for name in names])
+            pairs = [share(metric, found.of(attribute, name), positive) for name in names]
+            x, n = (np.array([pair[i] for pair in pairs], np.int64) for i in (0, 1))
             spread = wilson(x, n, z=z)
             lines += [
                 {"attribute": attribute, "group": name, "metric": metric, "n": int(n[i])}
                 | {key: _plain(getattr(spread, key)[i]) for key in ("value", "low", "high")}
                 for i, name in enumerate(names)
+                if n[i] >= fewest
             ]
     return lines
 

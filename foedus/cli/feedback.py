@@ -34,8 +34,8 @@ def add(
     """
     from deploy import feedback
     from deploy.bundle import STUDY_FILE, open_bundle
-    from deploy.monitor import read_predictions
     from deploy.releases import find_current
+    from foedus.journals import read_predictions
     from foedus.study import load_study
 
     keys = public_keys(trust)

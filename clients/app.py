@@ -29,12 +29,13 @@ from foedus.backbones import Standardiser
 from foedus.budget import release_of, round_name
 from foedus.data.quality import DataQuality
 from foedus.door import Premises, Release, check_budget, leave, session
-from foedus.errors import ConfigError, DataError
+from foedus.errors import ConfigError, DataError, DoorError
 from foedus.head import LinearHead
 from foedus.model import Model
 from foedus.site import find_sites, load_site
 from foedus.statistic import Arrays
 from foedus.study import NAME, Study, study_from_json
+from foedus.traffic import Asked, Traffic
 
 log = logging.getLogger(__name__)
 app = ClientApp()
@@ -159,6 +160,24 @@ def report(message: Message, context: Context) -> Message:
         released = site.config.policy.release_site_metrics
         words = {records.FIGURES: json.dumps(figures)} if released else {}
         return Release(arrays=counts, quantities=evaluation.declare(), words=words, individual=released)
+
+    return _answer(message, context, measure)
+
+
+@app.query("traffic")
+def traffic(message: Message, context: Context) -> Message:
+    """What went through the study's model in a service here, if this site lets sums of it leave."""
+
+    def measure(site: Workplace) -> Release:
+        service = site.config.service
+        if service is None or site.study.door.private:
+            why = "names no [service]" if service is None else "keeps traffic out of private studies"
+            raise DoorError(f"the site {why}: nothing of its traffic leaves")
+        asked = Asked.from_json(str(_config(message)[records.SETTINGS]))
+        wanted = Traffic(asked, site.study, dim=site.spec.dim)
+        labels = site.folder / service.labels if service.labels else None
+        arrays = wanted.measure(site.folder / service.journal, labels=labels, block=service.min_records)
+        return Release(arrays, wanted.declare())
 
     return _answer(message, context, measure)
 

@@ -156,6 +156,26 @@ def judge(bundle: Bundle, seen: Seen, journal: Path) -> Watched:
     return watched
 
 
+def follow(journal: Path, model: str, gate: Path) -> dict[str, Any]:
+    """Close the gate of a model as another monitor closed its own, such as the one that pools all sites.
+
+    Args:
+        journal: Of the service here.
+        model: Its name.
+        gate: The other's gate.json; one that is open, or closed less firmly than this, changes nothing.
+
+    Raises:
+        ReleaseError: If the file is no gate.
+    """
+    before, other = read_gate(journal, model), files.read_json(gate)
+    if not isinstance(other, dict) or other.get("action") not in SEVERITY or "reasons" not in other:
+        raise ReleaseError(f"{gate} is no gate; give the gate.json beside another service's journal")
+    if SEVERITY.index(other["action"]) <= SEVERITY.index(before["action"]):
+        return before
+    known = {key: other[key] for key in ("action", "reasons", "window", "sites") if key in other}
+    return _write(journal / model, known)
+
+
 def reopen(journal: Path, model: str, *, reason: str) -> dict[str, Any]:
     """Open the gate of a model again, and say why.
 

@@ -42,6 +42,7 @@ COMMITMENT = "commitment"
 QUERY_STATISTIC = "query.statistic"
 QUERY_ENLIST = "query.enlist"
 QUERY_REPORT = "query.report"
+QUERY_TRAFFIC = "query.traffic"
 QUERY_SECURE = "query.secure"
 """A leg of the secure sum that holds no contribution: keys, shares, consent or unmask."""
 

@@ -198,6 +198,18 @@ class PolicySection(Section):
         return inside if begin < end else now.time() >= begin or now.time() < end
 
 
+class ServiceSection(Section):
+    """[service]: what a service at this site notes. With it, sums over its records may be part of sums of
+    several sites, through the doors that [policy] allows; without it, none."""
+
+    journal: str
+    """Folder of `foedus serve --journal`, relative to the site file."""
+    labels: str | None = None
+    """CSV with id, label and the policy's attributes, of records whose label came later; append to it."""
+    min_records: int = Field(default=20, ge=1, le=1_000_000)
+    """Records of the smallest block that may be part of a sum; at least the k of the policies that ask."""
+
+
 class SiteConfig(Section):
     """A whole site.toml."""
 
@@ -206,6 +218,7 @@ class SiteConfig(Section):
     groups: dict[str, GroupSection] = {}
     split: SplitSection = SplitSection()
     policy: PolicySection = PolicySection()
+    service: ServiceSection | None = None
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N."""
 

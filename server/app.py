@@ -16,9 +16,11 @@ from fairness.audit import AuditReport
 from foedus import files
 from foedus.backbones import Standardiser, describe
 from foedus.runs import FEWSHOT_FILE, RunFolder
+from foedus.traffic import ASKED_FILE
 from server.adaptation import evaluate_fewshot, learn_whitening
 from server.federation import Federation
 from server.inherited import audit_of_start, private_note, start_and_trained
+from server.pooling import conduct_pool
 from server.private import begin_private
 from server.results import (
     build_results,
@@ -67,7 +69,10 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder.open(Path(str(context.run_config[RUN_KEY])))
     run.set_state("running", pid=os.getpid())
     try:
-        conduct(grid, run)
+        if (run.path / ASKED_FILE).exists():
+            conduct_pool(grid, run)
+        else:
+            conduct(grid, run)
         run.seal()
     except LOST as error:
         log.warning("the server was lost (%s); the run goes on from its last round once it is back", error)

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import httpx
 
-from foedus import __version__
+from foedus import __version__, files
 from foedus.backbones import describe
 from foedus.errors import ConfigError, RunError
 from foedus.runs import RunFolder, list_runs
 from foedus.study import load_study
+from foedus.traffic import ASKED_FILE, Asked
 from server.control import Control
 from server.home import Home
 
@@ -39,9 +40,14 @@ class Sight:
 
 
 def submit(
-    home: Home, study_file: Path, *, policy: str | None, policy_signature: str | None = None
+    home: Home,
+    study_file: Path,
+    *,
+    policy: str | None,
+    policy_signature: str | None = None,
+    traffic: Asked | None = None,
 ) -> RunFolder:
-    """Start a study on the coordinator's server.
+    """Start a study on the coordinator's server; with `traffic`, only ask what went through its model.
 
     Raises:
         ConfigError: If the study is not valid, or fewer sites are signed in than it needs.
@@ -63,6 +69,8 @@ def submit(
         engine=ENGINE,
         sites="",
     )
+    if traffic is not None:
+        files.write_bytes(run.path / ASKED_FILE, traffic.model_dump_json().encode())
     _start(control, run, attempts=0)
     return run
 

@@ -68,7 +68,7 @@ name = "{name}"
 path = "data.csv"
 label = "y"
 [policy]
-doors = ["open"]
+doors = ["open", "secure-only"]
 [groups.sex]
 column = "sex"
 values = {{ f = "f", m = "m" }}

@@ -26,7 +26,9 @@ def test_a_private_study_is_released_without_what_it_could_not_pay_for(made: Mad
         site = tmp_path / "sites" / name
         files.write_bytes(site / "data.csv", (made.folder / "sites" / name / "data.csv").read_bytes())
         about = (made.folder / "sites" / name / "site.toml").read_text()
-        (site / "site.toml").write_text(about.replace('["open"]', '["local-dp"]\nepsilon_cap = 20.0'))
+        (site / "site.toml").write_text(
+            about.replace('["open", "secure-only"]', '["local-dp"]\nepsilon_cap = 20.0')
+        )
     run, outcome = simulate(
         tmp_path / "study.toml", tmp_path / "sites", runs=tmp_path / "runs", reference=False
     )

@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 
-from foedus import __version__, pki, simulation
+from foedus import __version__, files, pki, simulation
+from foedus.backbones import describe
 from foedus.demos.loopback import COORDINATOR, Loopback
 from foedus.runs import HEAD_FILE, RunFolder
+from foedus.study import load_study
+from foedus.traffic import PARTS, SUM_FILE, Asked, Traffic
 from server import control
+from server.conducting import submit, watch
 from server.home import Home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SITES = ("east", "north", "south")
+SEEN = ("features", "scores", "decisions", "top")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,28 @@ def test_roles_may_do_what_they_may(federation: Loopback) -> None:
         assert "role 'auditor' may not call start-run" in refused.text
         coordinator = {"Authorization": f"Bearer {home.token('coordinator')}"}
         assert client.post(f"{private}/register-node", headers=coordinator).status_code == 403
+
+
+def test_journals_are_summed_under_masks(federation: Loopback, toy: Path) -> None:
+    asked = Asked(version=1, day=None, fewest=10, attributes={"sex": ["f", "m"]})
+    study = load_study(toy / "study.toml")
+    wanted = Traffic(asked, study, dim=describe(study.backbone, study.table).dim)
+    rng = np.random.default_rng(0)
+    parts = []
+    for name in SITES:
+        site = toy / "sites" / name
+        text = (site / "site.toml").read_text()
+        (site / "site.toml").write_text(text + '\n[service]\njournal = "journal"\n')
+        window = {key: rng.integers(0, 90, q.shape) for key, q in wanted.declare().items() if key in SEEN}
+        files.write_arrays(site / f"journal/toy/windows/20261121T120000-v1-{name}.safetensors", window)
+        parts.append(window)
+    run = submit(Home.open(federation.home), toy / "study.toml", policy=None, traffic=asked)
+    *_, last = watch(run)
+    assert (last.status, last.problem) == ("finished", None)
+    total = files.read_arrays(run.path / SUM_FILE)
+    assert total[PARTS].tolist() == [3, 0]
+    for key in SEEN:
+        np.testing.assert_array_equal(total[key], sum(part[key] for part in parts))
 
 
 def test_site_check_finds_the_way_and_its_versions(federation: Loopback) -> None:

@@ -1,6 +1,6 @@
 """Sites that differ: which method helps, measured with whole studies on real data.
 
-    python benchmarks/heterogeneity.py heart [--seeds 10]           four hospitals of the heart demo
+    python benchmarks/heterogeneity.py heart [--seeds 10] [--first 0]  four hospitals of the heart demo
     python benchmarks/heterogeneity.py flamby [--seeds 5]           FLamby's 740 patients, training and test
     python benchmarks/heterogeneity.py skew [--seeds 5] [--fashion FOLDER]
                                                                      pictures, ten sites, Dirichlet(0.1)
@@ -80,11 +80,11 @@ METHODS = {
 }
 """Name to strategy, start and alignment."""
 WITH_DITTO = ("FedAvg from zero", "FedAvg")
-"""Ditto takes its place beside these; the others would only move the model it is drawn to."""
+"""Ditto takes its place beside these, as do heads chosen by each site; the others would only move the shared model."""
 
 
 def hospitals(study: str, sites: Path) -> dict[str, Any]:
-    """Every method on one split: its settings, its results with a personal head, and with Ditto."""
+    """Every method on one split: its settings, its results with own heads, with chosen ones, and with Ditto."""
     found: dict[str, Any] = {}
     for name, (strategy, start, align) in METHODS.items():
         study = with_values(study, {"backbone.personal": "head", "backbone.align": align, **LENGTH})
@@ -94,7 +94,8 @@ def hospitals(study: str, sites: Path) -> dict[str, Any]:
         found[name] = {"settings": settings, "head": results}
         if name in WITH_DITTO:
             pull, ditto = with_ditto(text, sites)
-            found[name] |= {"ditto": ditto, "ditto_lambda": pull}
+            best = whole(with_values(text, {"backbone.personal": "best"}), sites).results
+            found[name] |= {"ditto": ditto, "ditto_lambda": pull, "best": best}
     open_workplace.cache_clear()
     return found
 
@@ -131,6 +132,7 @@ def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
                 "ditto_sites": {site: row["personal"] for site, row in ditto["sites"].items()},
                 "ditto_lambda": [r[name]["ditto_lambda"] for r in repeats],
                 "ditto_minus_local": differences([r[name]["ditto"] for r in repeats]),
+                "best_minus_local": differences([r[name]["best"] for r in repeats]),
             }
     return methods
 
@@ -149,13 +151,16 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["heart", "flamby", "skew", "show"])
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--first", type=int, default=0, help="first seed; others than 0 are kept apart")
     parser.add_argument("--fashion", type=Path)
     asked = parser.parse_args()
     begun = time.process_time()
     if asked.what in ("heart", "flamby"):
         seeds = asked.seeds or {"heart": 10, "flamby": 5}[asked.what]
-        for found in _growing(heart_repeat(asked.what, seed) for seed in range(seeds)):
-            tables.keep("heart", asked.what, {"methods": summary(found)}, _machine(len(found), begun))
+        part = asked.what + (f" from {asked.first}" if asked.first else "")
+        every = range(asked.first, asked.first + seeds)
+        for found in _growing(heart_repeat(asked.what, seed) for seed in every):
+            tables.keep("heart", part, {"methods": summary(found)}, _machine(every[: len(found)], begun))
     if asked.what == "skew":
         seeds = asked.seeds or 5
         sets = {"digits": places.digits()} | (
@@ -164,7 +169,7 @@ def main() -> None:
         for name, images in sets.items():
             begun = time.process_time()
             for found in _growing(skew.skewed(images, seed=seed) for seed in range(seeds)):
-                tables.keep("label-skew", name, skew.summary(found), _machine(len(found), begun))
+                tables.keep("label-skew", name, skew.summary(found), _machine(range(len(found)), begun))
     tables.show()
 
 
@@ -177,7 +182,7 @@ def _growing(repeats: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
         yield found
 
 
-def _machine(seeds: int, begun: float) -> dict[str, Any]:
+def _machine(seeds: range, begun: float) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "machine": platform.machine(),
@@ -185,7 +190,7 @@ def _machine(seeds: int, begun: float) -> dict[str, Any]:
         "foedus": __version__,
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
-        "seeds": list(range(seeds)),
+        "seeds": list(seeds),
         "cpu_s": round(time.process_time() - begun),
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from heterogeneity_sites import Images, write_images
 from heterogeneity_studies import differences, enlisted, grid, whole
+from numpy.typing import NDArray
 
 from clients.workplace import open_workplace
 from foedus.cli.demo import summarise
@@ -18,7 +19,7 @@ from server.rounds import train_once
 from server.start import begin
 from server.strategies import make_strategy
 
-ROUNDS, LRS = 10, (0.1, 0.3, 1.0)
+ROUNDS, LRS = 40, (0.1, 0.3, 1.0)
 STUDY = """
 [study]
 name = "skew"
@@ -41,6 +42,8 @@ METHODS = {
 """All from zero but the first."""
 EPOCHS = (1, 5)
 """Local epochs in a round."""
+WITHIN = (0.0, 0.005)
+"""How far below the ridge start's accuracy after its first round counts as having reached it."""
 
 
 def skewed(images: Images, *, seed: int) -> dict[str, Any]:
@@ -98,6 +101,17 @@ def _tested(federation: Federation, model: Model) -> dict[str, float]:
     }
 
 
+def reached(accuracy: NDArray[np.float64], goal: NDArray[np.float64]) -> list[int | None]:
+    """The first round of each seed whose accuracy is no less than its goal; None if no round's is.
+
+    Args:
+        accuracy: (seeds, rounds + 1).
+        goal: (seeds,).
+    """
+    found = accuracy >= goal[:, None]
+    return [int(row.argmax()) if row.any() else None for row in found]
+
+
 def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sd of each method's curve; local, federated and personal of the first."""
     found: dict[str, Any] = {}
@@ -105,10 +119,12 @@ def summary(repeats: list[dict[str, Any]]) -> dict[str, Any]:
         for name in METHODS:
             rows = [r["epochs"][epochs][name] for r in repeats]
             accuracy = np.array([row["accuracy"] for row in rows])
+            ridge = np.array([r["epochs"][epochs]["ridge start, FedAvg"]["accuracy"] for r in repeats])
             found.setdefault(epochs, {})[name] = {
                 "accuracy": accuracy.mean(axis=0).tolist(),
                 "sd": accuracy.std(axis=0, ddof=1).tolist() if len(rows) > 1 else None,
                 "by_seed": accuracy.tolist(),
+                "rounds_to_ridge": {str(gap): reached(accuracy, ridge[:, 1] - gap) for gap in WITHIN},
                 "settings": [row["settings"] for row in rows],
                 "lr_by_rounds": [row["lr"] for row in rows],
             }

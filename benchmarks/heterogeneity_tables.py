@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 RESULTS = Path(__file__).parent / "results"
-SHOWN_ROUNDS = (1, 3, 10)
+SHOWN_ROUNDS = (0, 1, 3, 10, 40)
+PAIRS = (("ridge start, FedAvg", "FedAvg"), ("SCAFFOLD", "FedAvg"))
+"""Methods whose difference in accuracy is shown, paired by division."""
 
 
 def keep(file: str, part: str, found: dict[str, Any], machine: dict[str, Any]) -> None:
@@ -39,7 +44,7 @@ def _hospitals(found: dict[str, Any]) -> None:
             )
             if "ditto" in row:
                 _row("… Ditto", row["ditto"], [row["ditto_sites"][s] for s in sites], metric)
-    for kind in ("head", "ditto"):
+    for kind in ("head", "best", "ditto"):
         print(
             f"\n| {kind} minus local | " + " | ".join(["all", *sites]) + " |\n|" + "---|" * (len(sites) + 2)
         )
@@ -67,7 +72,14 @@ def _spread(value: dict[str, Any]) -> str:
 def _gap(value: dict[str, Any]) -> str:
     if value["mean"] is None:
         return "–"
-    return f"{value['mean']:+.3f} ± {value['sd'] or 0:.3f} ({value['not_worse']}/{value['seeds']})"
+    error = (value["sd"] or 0) / value["seeds"] ** 0.5
+    return f"{value['mean']:+.3f} ± {error:.3f} ({value['not_worse']}/{value['seeds']})"
+
+
+def _error(gaps: NDArray[np.float64]) -> str:
+    """Mean of paired differences and its standard error."""
+    error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.nan
+    return f"{gaps.mean():+.3f} ± {error:.3f}"
 
 
 def _skew(found: dict[str, Any]) -> None:
@@ -80,8 +92,12 @@ def _skew(found: dict[str, Any]) -> None:
                 for n in SHOWN_ROUNDS
             ]
             print(f"| {name} | " + " | ".join(cells) + " |")
-    start = next(iter(next(iter(found["epochs"].values())).values()))
-    print(f"\nridge start before any round: {start['accuracy'][0]:.3f} ± {(start['sd'] or [0])[0]:.3f}")
+        for first, second in PAIRS:
+            gaps = np.array(methods[first]["by_seed"]) - np.array(methods[second]["by_seed"])
+            print(f"| {first} - {second} | " + " | ".join(_error(gaps[:, n]) for n in SHOWN_ROUNDS) + " |")
+        for name, row in methods.items():
+            for below, numbers in row["rounds_to_ridge"].items():
+                print(f"rounds of {name} to the ridge start's first round less {below}: {numbers}")
     for kind, row in found["personal"].items():
         print(f"{kind} over all sites' own test pictures: {_spread(row['accuracy'])}")
     print(f"own head minus local: {_gap(found['head_minus_local']['all']['accuracy'])}")

@@ -1,47 +1,70 @@
-"""personal = "best": each site keeps the head that does best on its own validation examples.
+"""personal = "best": each site keeps the head that does clearly best on its own validation examples.
 
-federated   the shared head as it is
 personal    the site's own head, fitted around the shared one (`clients.training.own_head`)
+federated   the shared head as it is
+local       the site's own head, fitted to its own examples alone
 few-shot    the shared head after gradient steps on the site's cases, as many as leave-one-out allows
 """
 
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clients.training import own_head
+from clients.training import head_alone, midway
 from fewshot.maml.safe import fit_maml
 from foedus.examples import Examples
 from foedus.head import LinearHead
 
-Kind = Literal["federated", "personal", "few-shot"]
+Kind = Literal["personal", "federated", "local", "few-shot"]
 
 
 def choose_head(
     shared: LinearHead, train: Examples, validation: Examples, *, seed: int
 ) -> tuple[LinearHead, Kind, dict[Kind, float]]:
-    """The head with the lowest log-loss on the validation examples, fitted again with them.
+    """The head that the validation examples speak for, fitted again with them.
 
-    Ties, and a site without validation examples, keep the shared head.
+    A site's validation examples are few, and the lowest of four noisy losses is often the luckiest. So the
+    personal head, which averages the shared and the local one, stays unless another's log-loss is lower by
+    more than the standard error of their difference (one-standard-error rule: Breiman et al. 1984). A site
+    without validation examples keeps the shared head.
 
     Args:
         shared: On standardised features.
         train: The site's training examples, standardised.
         validation: Its validation examples, standardised.
-        seed: Draws the folds of the personal head, the same ones both times.
+        seed: Draws the folds of its own heads, the same ones both times.
 
     Returns:
         The head, which it is, and each candidate's log-loss (nats) on the validation examples; none without any.
     """
-    losses: dict[Kind, float] = {}
-    if len(validation):
-        losses = {
-            kind: _loss(head, validation) for kind, head in _candidates(shared, train, seed=seed).items()
-        }
-    kept: Kind = min(losses, key=losses.__getitem__, default="federated")
-    if kept == "federated":
-        return shared, kept, losses
-    return _candidates(shared, _together(train, validation), seed=seed)[kept], kept, losses
+    if not len(validation):
+        return shared, "federated", {}
+    losses = {kind: _losses(head, validation) for kind, head in _candidates(shared, train, seed=seed).items()}
+    kept = clearly_best(losses)
+    head = (
+        shared if kept == "federated" else _candidates(shared, _together(train, validation), seed=seed)[kept]
+    )
+    return head, kept, {kind: float(each.mean()) for kind, each in losses.items()}
+
+
+def clearly_best(losses: dict[Kind, NDArray[np.float64]]) -> Kind:
+    """The first candidate, or the lowest of those that are better by more than the error of the difference.
+
+    Args:
+        losses: Each candidate's log-loss on the same n >= 1 examples, (n,); one example is no evidence.
+    """
+    first = next(iter(losses))
+
+    def gap(kind: Kind) -> float:
+        """Mean difference to the first, plus its standard error: below 0 where it is clearly better."""
+        gaps = losses[kind] - losses[first]
+        if kind == first or len(gaps) < 2:
+            return 0.0
+        return float(gaps.mean() + gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+    clear = [kind for kind in losses if gap(kind) < 0]
+    return min(clear, key=lambda kind: float(losses[kind].mean()), default=first)
 
 
 def few_shot_head(shared: LinearHead, examples: Examples) -> LinearHead | None:
@@ -61,16 +84,20 @@ def few_shot_head(shared: LinearHead, examples: Examples) -> LinearHead | None:
 
 
 def _candidates(shared: LinearHead, examples: Examples, *, seed: int) -> dict[Kind, LinearHead]:
+    """Every head there can be, the one that stays without evidence first."""
     found: dict[Kind, LinearHead] = {"federated": shared}
     if len(examples):
-        found["personal"] = own_head(examples, prior=shared, rng=np.random.default_rng(seed))
+        zero = LinearHead.zeros(*shared.weight.shape)
+        local = head_alone(examples, zero=zero, rng=np.random.default_rng(seed))
+        found = {"personal": midway(local, shared, examples), **found, "local": local}
     adapted = few_shot_head(shared, examples)
     return found if adapted is None else {**found, "few-shot": adapted}
 
 
-def _loss(head: LinearHead, examples: Examples) -> float:
+def _losses(head: LinearHead, examples: Examples) -> NDArray[np.float64]:
+    """(n,), the log-loss of each example."""
     rows = np.arange(len(examples))
-    return float(-head.log_probabilities(examples.features)[rows, examples.labels].mean())
+    return -head.log_probabilities(examples.features)[rows, examples.labels].astype(np.float64)
 
 
 def _together(train: Examples, validation: Examples) -> Examples:

@@ -96,30 +96,34 @@ def _residuals(
 def own_head(examples: Examples, *, prior: LinearHead, rng: np.random.Generator) -> LinearHead:
     """The site's own head: midway between what it would learn alone and `prior` with the site's own bias.
 
-    Alone, it is penalised logistic regression whose strength has the lowest cross-validated log-loss.
-    Of the shared head only the bias is fitted: it follows the site's class balance, the rest stays
-    as all sites learnt it. Folds could not say which of the two is better, as the shared head was
-    trained on the held-out examples too; the log-loss is convex in the head, so midway it is at most
-    the mean of the two (model interpolation: Mansour et al. 2020; Deng et al. 2020).
-
     Args:
         examples: The site's training and validation examples, standardised.
         prior: The shared head (personal head) or zeros (local head: what the site learns alone).
         rng: Draws the folds.
     """
-    alone = _alone(examples, LinearHead.zeros(*prior.weight.shape), rng=rng)
-    if not prior.weight.any() and not prior.bias.any():
-        return alone
-    shared, half = _with_own_bias(examples, prior), np.float32(0.5)
-    return LinearHead(half * (alone.weight + shared.weight), half * (alone.bias + shared.bias))
+    alone = head_alone(examples, zero=LinearHead.zeros(*prior.weight.shape), rng=rng)
+    return midway(alone, prior, examples) if prior.weight.any() or prior.bias.any() else alone
 
 
-def _alone(examples: Examples, zero: LinearHead, *, rng: np.random.Generator) -> LinearHead:
+def head_alone(examples: Examples, *, zero: LinearHead, rng: np.random.Generator) -> LinearHead:
+    """Penalised logistic regression on the site's examples; the strength with the lowest cross-validated log-loss."""
     folds = rng.permutation(len(examples)) % min(FOLDS, len(examples))
     losses = [
         sum(_held_out_loss(examples, folds, f, zero, s) for f in set(folds.tolist())) for s in STRENGTHS
     ]
     return _maximum_a_posteriori(examples, zero, STRENGTHS[int(np.argmin(losses))])
+
+
+def midway(alone: LinearHead, shared: LinearHead, examples: Examples) -> LinearHead:
+    """Halfway between a head learnt alone and the shared one, of which only the bias is fitted to the examples.
+
+    The bias follows the site's class balance, the rest stays as all sites learnt it. Folds could not say
+    which of the two is better, as the shared head was trained on the held-out examples too; the log-loss is
+    convex in the head, so midway it is at most the mean of the two (model interpolation: Mansour et al. 2020;
+    Deng et al. 2020).
+    """
+    own, half = _with_own_bias(examples, shared), np.float32(0.5)
+    return LinearHead(half * (alone.weight + own.weight), half * (alone.bias + own.bias))
 
 
 def _with_own_bias(examples: Examples, shared: LinearHead) -> LinearHead:

@@ -90,8 +90,8 @@ class BackboneSection(Section):
     the top of the network, "full" all of it."""
     personal: Literal["none", "head", "best", "ditto", "fedper", "fedrep"] = "none"
     """What each site keeps for itself. "head": its own head, fitted around the shared one after the rounds.
-    "best": that, the shared head, or the shared head adapted by few-shot steps, whichever has the lowest log-loss on
-    the site's own validation examples.
+    "best": that, unless the shared head, one fitted to the site's examples alone, or the shared head adapted by
+    few-shot steps is clearly better on its own validation examples.
     "ditto": its own model, drawn to the shared one in every round. "fedper", "fedrep": its own head all along,
     on a shared backbone, trained with it or before it."""
     align: Literal["none", "coral"] = "none"

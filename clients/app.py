@@ -19,7 +19,7 @@ from clients.membership import SITE_KEY
 from clients.private_tuning import private_gradient
 from clients.report import write_report
 from clients.rounds import Round, own_tensors, train_here
-from clients.statistics import FEATURE_SUMS, build, common_classes
+from clients.statistics import FEATURE_SUMS, as_read, build, common_classes
 from clients.workplace import Part, Workplace, open_workplace
 from fairness.commitments import commit
 from fairness.counts import AuditCounts
@@ -82,6 +82,7 @@ def statistic(message: Message, context: Context) -> Message:
             examples = site.census()
         else:
             examples = site.examples(PARTS[split], standardiser=standardiser, tuned=_tuned(message, site))
+        examples = as_read(wanted.name, examples, site.study)
         if wanted.name in FEATURE_SUMS and site.config.policy.min_class_count > 1:
             examples = common_classes(examples, site.config.policy.min_class_count)
         if split in TRAINING:

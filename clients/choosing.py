@@ -15,6 +15,7 @@ from clients.training import head_alone, midway
 from fewshot.maml.safe import fit_maml
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.labels import cross_entropies, several
 
 Kind = Literal["personal", "federated", "local", "few-shot"]
 
@@ -68,10 +69,12 @@ def clearly_best(losses: dict[Kind, NDArray[np.float64]]) -> Kind:
 
 
 def few_shot_head(shared: LinearHead, examples: Examples) -> LinearHead | None:
-    """The shared head adapted to some examples; None with fewer than two classes.
+    """The shared head adapted to some examples; None with fewer than two classes, or several labels a record.
 
     Classes without an example keep their rows, at the temperature of the others.
     """
+    if several(examples.labels):
+        return None
     present, labels = np.unique(examples.labels, return_inverse=True)
     if len(present) < 2:
         return None
@@ -96,8 +99,7 @@ def _candidates(shared: LinearHead, examples: Examples, *, seed: int) -> dict[Ki
 
 def _losses(head: LinearHead, examples: Examples) -> NDArray[np.float64]:
     """(n,), the log-loss of each example."""
-    rows = np.arange(len(examples))
-    return -head.log_probabilities(examples.features)[rows, examples.labels].astype(np.float64)
+    return cross_entropies(head.scores(examples.features), examples.labels)
 
 
 def _together(train: Examples, validation: Examples) -> Examples:

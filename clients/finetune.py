@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy, dropout, linear
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, linear
 
 from clients.training import Descent
 from foedus.backbones import Standardiser
@@ -32,7 +32,7 @@ class Lesson:
     Attributes:
         tunable: The backbone.
         kept: What lies below its cut, of n examples.
-        labels: (n,), int64.
+        labels: (n,), int64; or (n, n_labels), see foedus.labels.
         standardiser: Between backbone and head.
         descent: Epochs, batch size, the head's rate.
         tuning: How the backbone learns.
@@ -174,11 +174,19 @@ class _Course:
             features = self.above(kept)
         standard = dropout(self.standardise(features.float()), tuning.dropout, training=True)
         scores = linear(standard, self.weight, self.bias)
-        return cross_entropy(scores, labels, label_smoothing=tuning.label_smoothing)
+        return loss_of(scores, labels, smoothing=tuning.label_smoothing)
 
     def head(self) -> LinearHead:
         """The head as it is now."""
         return LinearHead(*(t.detach().cpu().numpy().copy() for t in (self.weight, self.bias)))
+
+
+def loss_of(scores: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
+    """The mean cross-entropy, as `foedus.labels.residuals` has it: of all labels of a record together."""
+    if labels.ndim == 1:
+        return cross_entropy(scores, labels, label_smoothing=smoothing)
+    wanted = labels.to(scores.dtype) * (1 - smoothing) + smoothing / 2
+    return binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / len(labels)
 
 
 def rates(

@@ -13,6 +13,7 @@ from foedus.backbones import Moments, Standardiser
 from foedus.evaluation import Evaluation
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.label_metrics import from_scores
 from foedus.model import Model
 from foedus.statistic import Arrays
 
@@ -79,9 +80,10 @@ def write_report(
         files.write_arrays(folder / "personal.safetensors", {**personal.weights(), **standardiser.arrays()})
     heads = [(local, local_test)]
     heads += [] if personal is None else [(personal.head, personal_test)]
-    counted = [Evaluation([head], detail=True).measure(examples) for head, examples in heads]
+    several = site.study.multilabel
+    counted = [Evaluation([h], detail=True, multilabel=several).measure(examples) for h, examples in heads]
     together = {key: np.concatenate([part[key] for part in counted]) for key in counted[0]}
-    return figures, Evaluation([head for head, _ in heads], detail=True), together
+    return figures, Evaluation([h for h, _ in heads], detail=True, multilabel=several), together
 
 
 def personal_model(
@@ -127,7 +129,7 @@ def local_head(site: Workplace) -> tuple[LinearHead, Standardiser]:
 
 def score(head: LinearHead, examples: Examples) -> metrics.Metrics:
     """Metrics of a head on examples."""
-    return metrics.from_rows(examples.labels, np.asarray(head.log_probabilities(examples.features)))
+    return from_scores(examples.labels, head.scores(examples.features))
 
 
 def _standardise(examples: Examples, standardiser: Standardiser) -> Examples:

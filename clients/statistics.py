@@ -23,7 +23,9 @@ from foedus.errors import ConfigError
 from foedus.evaluation import Evaluation
 from foedus.examples import Examples
 from foedus.histograms import Histograms
+from foedus.labels import alike
 from foedus.statistic import Arrays, Settings, Statistic
+from foedus.study import Study
 
 KNOWN: dict[str, type[Statistic[Any]]] = {
     statistic.name: statistic
@@ -54,14 +56,33 @@ FEATURE_SUMS = frozenset(
 )
 """Sums of features without noise: over few records, or as the difference of two, they tell of single ones."""
 
+SEVERAL = frozenset(found.name for found in (Moments, RidgeSums, Evaluation, Shift, Scatter, DataQuality))
+"""Statistics that know several labels a record."""
+ONE_LABEL = frozenset(found.name for found in (AuditEdges, AuditCounts, AsideCounts))
+"""Statistics that a multilabel study asks about one label, as of two classes."""
+
+
+def as_read(name: str, examples: Examples, study: Study) -> Examples:
+    """The examples as that statistic reads them: in a multilabel study the audit's are of study.positive alone.
+
+    Raises:
+        ConfigError: If it takes one class a record and the study is multilabel.
+    """
+    if not study.multilabel or name in SEVERAL:
+        return examples
+    if name in ONE_LABEL:
+        return examples.of_label(study.positive_index)
+    raise ConfigError("the request received", [f"'{name}' does not take multilabel"])
+
 
 def common_classes(examples: Examples, fewest: int) -> Examples:
-    """The examples of the classes that have at least `fewest` here.
+    """The examples of the classes, or sets of labels, that have at least `fewest` here.
 
     All sums of features are made of the same ones: the difference of two would give away the rest.
     """
-    n_each = np.bincount(examples.labels)
-    return examples.take(np.flatnonzero(n_each[examples.labels] >= fewest))
+    kinds = alike(examples.labels)
+    n_each = np.bincount(kinds)
+    return examples.take(np.flatnonzero(n_each[kinds] >= fewest))
 
 
 def build(name: str, settings: Settings, arrays: Arrays) -> Statistic[Any]:

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.labels import cross_entropies, residuals
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Penalties tried for a head of the site's own; in units of one example's log-loss."""
@@ -16,7 +17,6 @@ BIAS_STRENGTH = 0.01
 SHIFT_STRENGTH = 0.1
 """Keeps the bias of the shared head finite where a class is missing at the site."""
 FOLDS = 5
-Scores = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def train(
             rows = order[begin : begin + descent.batch_size]
             features, labels = examples.features[rows], examples.labels[rows]
             importance = None if examples.importance is None else examples.importance[rows]
-            gradient, loss = _residuals(features @ weight.T + bias, labels, importance)
-            losses.append(loss)
+            gradient, lost = residuals(features @ weight.T + bias, labels, importance)
+            losses.append(float(lost.mean()))
             pull = (
                 descent.weight_decay * weight
                 + descent.proximal_mu * (weight - middle.weight)
@@ -74,23 +74,6 @@ def train(
             weight -= lr * (gradient.T @ features / np.float32(len(rows)) + pull).astype(np.float32)
             bias -= lr * (step_bias + towards.bias)
     return LinearHead(weight, bias), float(np.mean(losses))
-
-
-def _residuals(
-    scores: Scores, labels: NDArray[np.int64], importance: NDArray[np.float64] | None = None
-) -> tuple[Scores, float]:
-    """Softmax probabilities minus one-hot labels, in the scores' own type, and the mean loss; times importance."""
-    rows = np.arange(len(labels))
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    residuals = np.exp(shifted)
-    total = residuals.sum(axis=1, keepdims=True)
-    losses = np.log(total[:, 0]) - shifted[rows, labels]
-    residuals /= total
-    residuals[rows, labels] -= 1
-    if importance is not None:
-        losses = losses * importance
-        residuals *= importance[:, None].astype(residuals.dtype)
-    return residuals, float(losses.mean())
 
 
 def own_head(examples: Examples, *, prior: LinearHead, rng: np.random.Generator) -> LinearHead:
@@ -132,10 +115,10 @@ def _with_own_bias(examples: Examples, shared: LinearHead) -> LinearHead:
     centre = shared.bias.astype(np.float64)
 
     def objective(bias: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        residuals, loss = _residuals(scores + bias, examples.labels)
+        found, lost = residuals(scores + bias, examples.labels)
         away = bias - centre
-        value = len(examples) * loss + 0.5 * SHIFT_STRENGTH * float((away**2).sum())
-        return value, residuals.sum(axis=0) + SHIFT_STRENGTH * away
+        value = len(examples) * float(lost.mean()) + 0.5 * SHIFT_STRENGTH * float((away**2).sum())
+        return value, found.sum(axis=0) + SHIFT_STRENGTH * away
 
     found = minimize(objective, centre, jac=True, method="L-BFGS-B", options={"maxiter": 200})
     return LinearHead(shared.weight, found.x.astype(np.float32))
@@ -149,7 +132,7 @@ def _held_out_loss(
         return 0.0
     head = _maximum_a_posteriori(examples.take(inside), prior, strength)
     held_out = examples.take(outside)
-    return float(-head.log_probabilities(held_out.features)[np.arange(len(outside)), held_out.labels].sum())
+    return float(cross_entropies(head.scores(held_out.features), held_out.labels).sum())
 
 
 def _maximum_a_posteriori(examples: Examples, prior: LinearHead, strength: float) -> LinearHead:
@@ -162,10 +145,10 @@ def _maximum_a_posteriori(examples: Examples, prior: LinearHead, strength: float
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weight = flat.reshape(centre.shape)
-        residuals, loss = _residuals(features @ weight.T, examples.labels)
+        found, lost = residuals(features @ weight.T, examples.labels)
         away = weight - centre
-        gradient = residuals.T @ features + penalty * away
-        return len(examples) * loss + float(0.5 * (penalty * away**2).sum()), gradient.ravel()
+        gradient = found.T @ features + penalty * away
+        return len(examples) * float(lost.mean()) + float(0.5 * (penalty * away**2).sum()), gradient.ravel()
 
     found = minimize(objective, centre.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     best = found.x.reshape(shape[0], shape[1] + 1).astype(np.float32)

@@ -1,6 +1,7 @@
 """The audit of a trained head: from summed counts and a policy to a report with a verdict."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from fairness.rounding import rounded
 from fairness.tables import AuditTotals
 from foedus.errors import AuditError
 from foedus.head import LinearHead
+from foedus.study import Study
 
 __all__ = ["AuditReport", "audit_request", "build_audit"]
 
@@ -29,6 +31,32 @@ LIMITS = [
     "The counts are what the sites report; each commits to its own, which an auditor on site can check.",
     "Labels are taken as true; if sites label groups differently, this audit does not see it.",
 ]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited.
+
+    Attributes:
+        head: On standardised features.
+        positive: Index of the positive class.
+        classes: Their names.
+    """
+
+    head: LinearHead
+    positive: int
+    classes: list[str]
+
+
+def subject(study: Study, head: LinearHead) -> Subject:
+    """A study's head with its classes or, of a multilabel study, the label study.positive as two: no and yes.
+
+    There each site counts that label alone (`Examples.of_label`).
+    """
+    if not study.multilabel:
+        return Subject(head, study.positive_index, study.study.classes)
+    label = study.study.classes[study.positive_index]
+    return Subject(head.of_label(study.positive_index), 1, [f"not {label}", label])
 
 
 def audit_request(

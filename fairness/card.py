@@ -72,7 +72,7 @@ def card_yaml(
         "name": study["study"]["name"],
         "model_digest": model_digest,
         "made_with": f"foedus {version}",
-        "output": {"type": "classification", "classes": results["classes"]},
+        "output": {"type": study["study"].get("task", "classification"), "classes": results["classes"]},
         "inputs": [column["name"] for column in table["columns"]] if table else [modality],
         "backbone": {"source": study["backbone"]["source"], "tuned": study["backbone"]["tune"]},
         "training": {

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-FROM_THE_CONFUSION = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall")
+from foedus.label_metrics import LABEL_SCALARS
+
+FROM_THE_CONFUSION = ("balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", *LABEL_SCALARS)
 
 
 def without_small_counts(results: Mapping[str, Any], k: int) -> dict[str, Any]:
@@ -46,9 +48,16 @@ def _kept(found: Mapping[str, Any], k: int) -> dict[str, Any]:
     if found.get("confusion") is None:
         return kept
     cells = np.asarray(found["confusion"], np.int64)
-    right, n = int(np.trace(cells)), int(cells.sum())
-    if any(_small(int(count), k) for count in (*cells.ravel(), *cells.sum(axis=0), *cells.sum(axis=1))):
-        kept |= {"confusion": None, "per_class": None, **dict.fromkeys(FROM_THE_CONFUSION)}
+    n, accuracy = found["n"], found["accuracy"]
+    margins = (cells.sum(axis=-1), cells.sum(axis=-2))
+    if any(_small(int(count), k) for counts in (cells, *margins) for count in counts.ravel()):
+        hidden = dict.fromkeys(key for key in FROM_THE_CONFUSION if key in found)
+        kept |= {"confusion": None, "per_class": None, **hidden}
+    elif "reliability" in (
+        found["per_class"] or {}
+    ):  # of each label; all labels' less the others' would tell
+        kept["per_class"] = {**found["per_class"], "reliability": [None] * len(cells)}
+    right = 0 if accuracy is None else round(accuracy * n)
     if _small(right, k) or _small(n - right, k):
         kept["accuracy"] = None
     return kept

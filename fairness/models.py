@@ -31,6 +31,12 @@ DETAIL_METRICS = (
     ("observed_expected", "O/E"),
     ("calibration_error", "Expected calibration error"),
 )
+LABEL_METRICS = (
+    ("hamming_loss", "Hamming loss"),
+    ("micro_precision", "Precision, all labels alike"),
+    ("micro_recall", "Recall, all labels alike"),
+    ("micro_f1", "F1, all labels alike"),
+)
 CLASS_METRICS = (
     ("precision", "Precision"),
     ("recall", "Recall"),
@@ -47,14 +53,16 @@ MOST_CLASSES = 20
 def context(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates of the models' section read beside the results themselves."""
     models, sites = results.get("models") or {}, results.get("sites") or []
+    several = results.get("task") == "multilabel"
     return {
         "model_names": MODEL_NAMES,
         "site_models": [m for m in SITE_MODELS if any(site.get(m) for site in sites)],
         "site_metrics": SITE_METRICS,
         "best": best,
+        "several": several,
         "detailed": {name: models[name] for name in DETAILED if (models.get(name) or {}).get("confusion")},
-        "detail_metrics": DETAIL_METRICS,
-        "class_metrics": CLASS_METRICS,
+        "detail_metrics": (*LABEL_METRICS, *DETAIL_METRICS) if several else DETAIL_METRICS,
+        "class_metrics": (*CLASS_METRICS, ("log_loss", "Log-loss")) if several else CLASS_METRICS,
         "most_classes": MOST_CLASSES,
         "reliability": reliability(models),
     }

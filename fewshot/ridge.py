@@ -17,9 +17,10 @@ from foedus.config import Section, validate
 from foedus.errors import ConfigError, FewShotError
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.labels import counts, targets
 from foedus.statistic import Arrays, Quantity, Settings, count
 
-GRAM, XTY, CLASS_COUNT = "gram", "xty", "class-count"
+GRAM, XTY, CLASS_COUNT, RECORDS = "gram", "xty", "class-count", "records"
 MIN_COUNT = 5
 """Examples a released total needs: the class sum of one case is that case's embedding."""
 
@@ -35,6 +36,8 @@ class SumSettings(Section):
     """Indices of the classes whose examples are summed; all when empty."""
     min_count: int = Field(default=MIN_COUNT, ge=0)
     """Examples that must stand behind a released total."""
+    multilabel: bool = False
+    """Ridge: a record may have any number of labels."""
 
 
 def sum_settings(settings: Settings, arrays: Arrays) -> SumSettings:
@@ -78,16 +81,18 @@ class RidgeTotals:
         gram: (d+1, d+1), float64, Σ zzᵀ with z = [x, 1].
         xty: (d+1, n_classes), float64, Σ z yᵀ with y one-hot.
         class_count: (n_classes,), int64.
+        records: Number of examples, where each may have any number of labels; None with one class each.
     """
 
     gram: NDArray[np.float64]
     xty: NDArray[np.float64]
     class_count: NDArray[np.int64]
+    records: int | None = None
 
     @property
     def n(self) -> int:
         """Number of examples."""
-        return int(self.class_count.sum())
+        return int(self.class_count.sum()) if self.records is None else self.records
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -128,8 +133,12 @@ class RidgeTotals:
         return np.asarray(weight), np.asarray(prior - weight @ self.mean)
 
     def head(self, penalty: float) -> LinearHead:
-        """The ridge head; its scores lie near 0..1, so scale it (about 10) for probabilities."""
+        """The ridge head; its scores lie near 0..1, so scale it (about 10) for probabilities.
+
+        Of several labels, each is decided by itself: one half is where it is as likely as not, so it is taken away.
+        """
         weight, bias = self.solve(penalty)
+        bias = bias if self.records is None else bias - 0.5
         return LinearHead(weight.astype(np.float32), bias.astype(np.float32))
 
 
@@ -141,6 +150,7 @@ class RidgeSums:
     dim: int
     classes: tuple[int, ...] = ()
     min_count: int = MIN_COUNT
+    multilabel: bool = False
     name: ClassVar[str] = "ridge"
 
     def settings(self) -> Settings:
@@ -150,6 +160,7 @@ class RidgeSums:
             "dim": self.dim,
             "classes": list(self.classes),
             "min_count": self.min_count,
+            **({"multilabel": True} if self.multilabel else {}),
         }
 
     def arrays(self) -> Arrays:
@@ -160,26 +171,31 @@ class RidgeSums:
     def from_wire(cls, settings: Settings, arrays: Arrays) -> Self:
         """The same statistic, from what arrived at the site; the least count may be asked higher, not lower."""
         parsed = sum_settings(settings, arrays)
-        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), max(parsed.min_count, MIN_COUNT))
+        fewest = max(parsed.min_count, MIN_COUNT)
+        return cls(parsed.n_classes, parsed.dim, tuple(parsed.classes), fewest, parsed.multilabel)
 
     def declare(self) -> dict[str, Quantity]:
-        """Shapes and kinds of the three sums."""
-        side = self.dim + 1
-        return {
+        """Shapes and kinds of the sums; of several labels, the examples are counted beside them."""
+        side, counted = self.dim + 1, RECORDS if self.multilabel else CLASS_COUNT
+        found = {
             GRAM: Quantity((side, side), min_count=self.min_count),
             XTY: Quantity((side, self.n_classes), min_count=self.min_count),
-            CLASS_COUNT: replace(count(self.n_classes, behind="sum"), min_count=self.min_count),
+            CLASS_COUNT: replace(count(self.n_classes), min_count=self.min_count),
+            **({RECORDS: replace(count(1), min_count=self.min_count)} if self.multilabel else {}),
         }
+        return {**found, counted: replace(found[counted], behind="sum")}
 
     def measure(self, examples: Examples) -> Arrays:
         """XᵀX and XᵀY of [x, 1] in float64, and the examples of each class; balanced where the examples are."""
         kept = kept_rows(examples, dim=self.dim, n_classes=self.n_classes, classes=list(self.classes))
         x = np.hstack([kept.features.astype(np.float64), np.ones((len(kept), 1))])
-        one_hot = np.zeros((len(kept), self.n_classes))
-        one_hot[np.arange(len(kept)), kept.labels] = 1
-        n_each = np.bincount(kept.labels, minlength=self.n_classes).astype(np.int64)
         weighted = x if kept.importance is None else x * kept.importance[:, None]
-        return {GRAM: weighted.T @ x, XTY: weighted.T @ one_hot, CLASS_COUNT: n_each}
+        found: Arrays = {
+            GRAM: weighted.T @ x,
+            XTY: weighted.T @ targets(kept.labels, self.n_classes),
+            CLASS_COUNT: counts(kept.labels, self.n_classes),
+        }
+        return found | ({RECORDS: np.array([len(kept)], np.int64)} if self.multilabel else {})
 
     def read(self, total: Arrays) -> RidgeTotals:
         """The pooled sums, ready to be solved."""
@@ -187,4 +203,5 @@ class RidgeSums:
             np.asarray(total[GRAM], np.float64),
             np.asarray(total[XTY], np.float64),
             np.asarray(total[CLASS_COUNT], np.int64),
+            int(np.asarray(total[RECORDS]).item()) if self.multilabel else None,
         )

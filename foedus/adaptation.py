@@ -193,6 +193,8 @@ def _named(study: Study, standardiser: Standardiser) -> NDArray[np.float32] | No
 
 
 def _open(run: RunFolder, classes: list[str] | None) -> tuple[Study, Standardiser, Whitening]:
+    if run.study().multilabel:
+        raise RunError(f"run '{run.run_id}' is multilabel; few-shot heads take one class a record.")
     if not (run.path / WHITENING_FILE).exists():
         raise RunError(
             f"run '{run.run_id}' has no few-shot stage; add [fewshot] to its study and run it again."

@@ -25,7 +25,10 @@ CARD_FILE = Path("model/backbone.json")
 
 
 class Whole(torch.nn.Module):
-    """A front, the standardiser and the head: inputs to probabilities and scores, (n, n_classes), float32."""
+    """A front, the standardiser and the head: inputs to probabilities and scores, (n, n_classes), float32.
+
+    Probabilities sum to 1 or, where a record may have several labels, are one for each by itself.
+    """
 
     mean: torch.Tensor
     rest: torch.Tensor
@@ -34,8 +37,11 @@ class Whole(torch.nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor
 
-    def __init__(self, front: Front, standardiser: Standardiser, head: LinearHead) -> None:
+    def __init__(
+        self, front: Front, standardiser: Standardiser, head: LinearHead, *, several: bool = False
+    ) -> None:
         super().__init__()
+        self.several = several
         self.front = front
         rest = standardiser.mean - standardiser.mean.astype(np.float32)  # a year has more digits than float32
         for name, value in (("mean", standardiser.mean), ("rest", rest), ("scale", standardiser.scale)):
@@ -51,7 +57,7 @@ class Whole(torch.nn.Module):
         if self.centre is not None:
             x = unit_rows(unit_rows(x) - self.centre)
         scores = torch.nn.functional.linear(x, self.weight, self.bias)
-        return torch.softmax(scores, dim=1), scores
+        return torch.sigmoid(scores) if self.several else torch.softmax(scores, dim=1), scores
 
 
 def _float32(values: NDArray[Any]) -> torch.Tensor:
@@ -118,7 +124,7 @@ def assemble(run: RunFolder) -> Assembled:
             f"in run '{run.run_id}' each site aligns its features by its own covariance (backbone.align), so there "
             'is no model that stands alone; train with align = "none" to have one.'
         )
-    module = Whole(front(embedder, standardiser), standardiser, head)
+    module = Whole(front(embedder, standardiser), standardiser, head, several=study.multilabel)
     return Assembled(study, card, embedder, standardiser, head, module.eval().requires_grad_(False))
 
 

@@ -1,8 +1,11 @@
-"""Federated evaluation: confusion counts and log-loss and, in detail, AUC and calibration, all from sums."""
+"""Federated evaluation: confusion counts and log-loss and, in detail, AUC and calibration, all from sums.
+
+Of several labels a record, each label has the sums of two classes, in a second axis behind the heads'.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import ClassVar, Self
 
 import numpy as np
@@ -14,12 +17,14 @@ from foedus import metrics
 from foedus.config import Section, validate
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.label_metrics import exact, over_labels
+from foedus.labels import yes_or_no
 from foedus.statistic import Arrays, Quantity, Settings, count
 
 BINS, CLASS_BINS = 4096, 512
 """Bins of a score histogram: of two classes, and of each of more."""
 LOGIT_LIMIT = 20.0
-CONFUSION, NLL, SCORES = "confusion", "nll", "scores"
+CONFUSION, NLL, SCORES, EXACT = "confusion", "nll", "scores", "exact"
 MAX_NLL = 50.0
 """One example's negative log-likelihood is cut here, so that its range can be declared."""
 
@@ -31,6 +36,7 @@ class _Settings(Section):
     temperatures: list[float]
     counts_only: bool
     detail: bool
+    multilabel: bool = False
 
     @model_validator(mode="after")
     def _one_temperature(self) -> Self:
@@ -58,12 +64,14 @@ class Evaluation:
         counts_only: Confusion counts and nothing else: in a private study, noise on fewer numbers.
         detail: AUC and calibration too, at the one temperature. Without it a question stays small
             enough for every round.
+        multilabel: A record may have any number of labels (foedus.labels).
     """
 
     heads: Sequence[LinearHead]
     temperatures: Sequence[float] = (1.0,)
     counts_only: bool = False
     detail: bool = False
+    multilabel: bool = False
     name: ClassVar[str] = "evaluation"
 
     @property
@@ -81,6 +89,7 @@ class Evaluation:
             "temperatures": temperatures,
             "counts_only": self.counts_only,
             "detail": self.detail,
+            **({"multilabel": True} if self.multilabel else {}),
         }
 
     def arrays(self) -> Arrays:
@@ -94,24 +103,30 @@ class Evaluation:
         weights = arrays["weights"].astype(np.float32).reshape(shape)
         biases = arrays["biases"].astype(np.float32).reshape(shape[:2])
         heads = [LinearHead(w, b) for w, b in zip(weights, biases, strict=True)]
-        return cls(heads, asked.temperatures, asked.counts_only, asked.detail)
+        return cls(heads, asked.temperatures, asked.counts_only, asked.detail, asked.multilabel)
 
     def declare(self) -> dict[str, Quantity]:
         n_heads, n_temperatures, n_classes, _ = self._shape
-        confusion = count(n_heads, n_classes, n_classes, sensitivity=sqrt(n_heads))
+        each = (n_heads, n_classes) if self.multilabel else (n_heads,)
+        whole = {EXACT: count(n_heads)} if self.multilabel else {}
+        n_classes = 2 if self.multilabel else n_classes
+        confusion = count(*each, n_classes, n_classes, sensitivity=sqrt(prod(each)))
         if self.counts_only:
-            return {CONFUSION: confusion}
-        light = {CONFUSION: confusion, NLL: Quantity((n_heads, n_temperatures), low=0.0)}
+            return {CONFUSION: confusion, **whole}
+        light = {CONFUSION: confusion, NLL: Quantity((*each, n_temperatures), low=0.0), **whole}
         if not self.detail:
             return light
-        bins, n_columns = _n_bins(n_classes), len(metrics.columns(n_classes))
         return light | {
-            SCORES: count(n_heads, n_columns, 2, bins),
-            metrics.BRIER: Quantity((n_heads,), low=0.0),
-            metrics.EXPECTED: Quantity((n_heads, n_classes), low=0.0),
-            metrics.BIN_COUNTS: count(n_heads, 2, metrics.RELIABILITY_BINS),
-            metrics.BIN_PROBABILITY: Quantity((n_heads, metrics.RELIABILITY_BINS), low=0.0),
+            SCORES: count(*each, len(metrics.columns(n_classes)), 2, self._n_bins),
+            metrics.BRIER: Quantity(each, low=0.0),
+            metrics.EXPECTED: Quantity((*each, n_classes), low=0.0),
+            metrics.BIN_COUNTS: count(*each, 2, metrics.RELIABILITY_BINS),
+            metrics.BIN_PROBABILITY: Quantity((*each, metrics.RELIABILITY_BINS), low=0.0),
         }
+
+    @property
+    def _n_bins(self) -> int:
+        return BINS if len(self.heads[0].bias) == 2 and not self.multilabel else CLASS_BINS
 
     def measure(self, examples: Examples) -> Arrays:
         one = [self._measure(head, examples) for head in self.heads]
@@ -119,9 +134,19 @@ class Evaluation:
 
     def _measure(self, head: LinearHead, examples: Examples) -> Arrays:
         """The sums of one head."""
-        n_classes, rows, labels = len(head.bias), np.arange(len(examples)), examples.labels
-        weights = examples.weights.astype(np.int64 if examples.units is None else np.float64)
         scores = head.scores(examples.features).astype(np.float64)
+        if not self.multilabel:
+            return self._sums(scores, examples)
+        each = [
+            self._sums(yes_or_no(scores, label), examples.of_label(label)) for label in range(scores.shape[1])
+        ]
+        found = {key: np.stack([one[key] for one in each]) for key in each[0]}
+        return found | {EXACT: np.asarray(exact(examples.labels, scores).sum(), np.int64)}
+
+    def _sums(self, scores: NDArray[np.float64], examples: Examples) -> Arrays:
+        """The sums of (n, n_classes) scores."""
+        n_classes, rows, labels = scores.shape[1], np.arange(len(examples)), examples.labels
+        weights = examples.weights.astype(np.int64 if examples.units is None else np.float64)
         confusion = np.zeros((n_classes, n_classes), weights.dtype)
         np.add.at(confusion, (labels, scores.argmax(axis=1)), weights)
         if self.counts_only:
@@ -137,7 +162,7 @@ class Evaluation:
         scores = scores * self.temperatures[0]
         logs = np.asarray(log_softmax(scores, axis=1))
         histograms = [
-            _histogram(_logit(scores, logs, c), labels == c, weights, bins=_n_bins(n_classes))
+            _histogram(_logit(scores, logs, c), labels == c, weights, bins=self._n_bins)
             for c in metrics.columns(n_classes)
         ]
         return light | {SCORES: np.stack(histograms), **metrics.calibration_sums(labels, logs, weights)}
@@ -151,7 +176,18 @@ class Evaluation:
 
     def _candidate(self, total: Arrays, h: int, t: int) -> Candidate:
         one = {key: value[h] for key, value in total.items()}
-        found = metrics.from_sums(
+        found = self._over_labels(one, t) if self.multilabel else self._metrics(one, t)
+        return Candidate(self.heads[h], float(self.temperatures[t]), found)
+
+    def _over_labels(self, one: Arrays, t: int) -> metrics.Metrics:
+        n_right, n_labels = int(one[EXACT].astype(np.int64)), len(self.heads[0].bias)
+        labels = [
+            {key: value[label] for key, value in one.items() if key != EXACT} for label in range(n_labels)
+        ]
+        return over_labels([self._metrics(sums, t) for sums in labels], exact=n_right)
+
+    def _metrics(self, one: Arrays, t: int) -> metrics.Metrics:
+        return metrics.from_sums(
             one[CONFUSION].astype(np.int64),
             nll=float(one[NLL][t]) if NLL in one else None,
             aucs=[metrics.histogram_auc(counts.astype(np.float64)) for counts in one[SCORES]]
@@ -159,11 +195,6 @@ class Evaluation:
             else (),
             calibration=one if self.detail else None,
         )
-        return Candidate(self.heads[h], float(self.temperatures[t]), found)
-
-
-def _n_bins(n_classes: int) -> int:
-    return BINS if n_classes == 2 else CLASS_BINS
 
 
 def _logit(scores: NDArray[np.float64], logs: NDArray[np.float64], of_class: int) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """What a statistic is measured on: features, labels, units and groups of one split at one site."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ class Examples:
 
     Attributes:
         features: (n, d), float32, finite; standardised when the study says so.
-        labels: (n,), int64, indices into the study's classes.
+        labels: (n,), int64, indices into the study's classes; or (n, n_labels), see foedus.labels.
         groups: Attribute name to (n,) array of group names; missing values are "unknown".
         units: (n,), the patient or customer of each record, in a private study; else None.
         importance: (n,), float64, what each example's loss counts where groups are balanced; else None.
@@ -45,6 +45,10 @@ class Examples:
         importance = None if self.importance is None else self.importance[rows]
         owners = None if self.owners is None else self.owners[rows]
         return Examples(self.features[rows], self.labels[rows], groups, units, importance, owners)
+
+    def of_label(self, label: int) -> "Examples":
+        """The same examples with one of their labels alone, as two classes: no (0) and yes (1)."""
+        return replace(self, labels=self.labels[:, label])
 
     @property
     def weights(self) -> NDArray[np.float64]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from foedus import __version__, files
 from foedus.data import load_site_data
 from foedus.errors import ExportError, FoedusError, RunError
+from foedus.labels import Labels, decided, several
 from foedus.runs import AUDIT_FILE, RunFolder
 from foedus.site import find_sites, load_site
 
@@ -139,6 +140,7 @@ def metadata(run: RunFolder, whole: "Assembled") -> dict[str, str]:
     return {
         "study": study.study.name,
         "classes": json.dumps(study.study.classes, ensure_ascii=False),
+        **({"task": "multilabel"} if study.multilabel else {}),
         "positive": study.study.classes[study.positive_index],
         "backbone": spec.source,
         "backbone_digest": spec.digest,
@@ -156,20 +158,29 @@ def compare(expected: Scores, found: tuple[Scores, Scores], labels: NDArray[np.i
     Args:
         expected: (n, n_classes), the run's own scores.
         found: The exported model's probabilities and scores, each (n, n_classes).
-        labels: (n_records,), of the last inputs; the others are random and have none.
+        labels: (n_records,), of the last inputs; the others are random and have none. Or (n_records,
+            n_labels), see foedus.labels.
     """
     probabilities, scores = found
-    chosen, before = scores.argmax(axis=1), expected.argmax(axis=1)
+    if several(labels):
+        chosen, before, wanted = decided(scores), decided(expected), expit(expected)
+    else:
+        chosen, before, wanted = scores.argmax(axis=1), expected.argmax(axis=1), softmax(expected, axis=1)
     n = len(labels)
     return Figures(
         n_checked=len(expected),
         n_records=n,
         max_abs_difference=float(np.abs(scores - expected).max()),
-        max_probability_difference=float(np.abs(probabilities - softmax(expected, axis=1)).max()),
+        max_probability_difference=float(np.abs(probabilities - wanted).max()),
         agree=float((chosen == before).mean()),
-        accuracy_before=float((before[-n:] == labels).mean()) if n else None,
-        accuracy_after=float((chosen[-n:] == labels).mean()) if n else None,
+        accuracy_before=_right(before[-n:], labels) if n else None,
+        accuracy_after=_right(chosen[-n:], labels) if n else None,
     )
+
+
+def _right(answers: NDArray[np.generic], labels: Labels) -> float:
+    """The share of records answered right, in every label."""
+    return float((answers == labels).reshape(len(labels), -1).all(axis=1).mean())
 
 
 def require_equal(figures: Figures, *, largest: float) -> None:
@@ -241,9 +252,9 @@ def _inputs(
     """Random inputs, then test records of the run's sites if they are here, and the labels of the latter."""
     samples = whole.front.samples(SAMPLES[precision], np.random.default_rng(0))
     found = _test_records(run, whole, most=TEST_RECORDS[precision])
-    return [samples, *(records for records, _ in found)], np.concatenate(
-        [np.empty(0, np.int64), *(labels for _, labels in found)]
-    )
+    shape = (0, whole.study.n_classes) if whole.study.multilabel else (0,)
+    labels = np.concatenate([np.empty(shape, np.int64), *(labels for _, labels in found)])
+    return [samples, *(records for records, _ in found)], labels
 
 
 def _test_records(

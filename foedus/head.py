@@ -52,6 +52,12 @@ class LinearHead:
         factor = np.float32(temperature)
         return LinearHead(self.weight * factor, self.bias * factor)
 
+    def of_label(self, label: int) -> "LinearHead":
+        """One label of several as two classes, no and yes: the softmax of [0, s] is the sigmoid of s."""
+        weight, bias = np.zeros_like(self.weight[:2]), np.zeros_like(self.bias[:2])
+        weight[1], bias[1] = self.weight[label], self.bias[label]
+        return LinearHead(weight, bias)
+
     def unstandardised(self, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> "LinearHead":
         """The same function of raw features, given that this head reads (x - mean) / scale."""
         weight = self.weight.astype(np.float64) / scale

@@ -50,7 +50,7 @@ class Metrics(TypedDict):
     The probability behind `reliability` and `calibration_error` is the last class's where there are two
     classes, and the winning class's where there are more; `observed_expected` is of the last of two
     classes, and None with more. `confusion[label][prediction]` counts examples. Averages leave out
-    classes for which the figure is undefined.
+    classes for which the figure is undefined. Of several labels a record: `foedus.label_metrics`.
     """
 
     n: int
@@ -65,7 +65,7 @@ class Metrics(TypedDict):
     observed_expected: Figure
     calibration_error: Figure
     per_class: PerClass
-    confusion: list[list[int]]
+    confusion: list[list[int]] | list[list[list[int]]]
     reliability: list[Bin] | None
 
 
@@ -115,15 +115,15 @@ def from_sums(
     return Metrics(
         n=n,
         accuracy=float(hits.sum() / n) if n else None,
-        balanced_accuracy=_mean(recall),
-        macro_f1=_mean(f1),
-        auc=_mean(defined),
+        balanced_accuracy=mean(recall),
+        macro_f1=mean(f1),
+        auc=mean(defined),
         log_loss=nll / n if n and nll is not None else None,
-        macro_precision=_mean(precision),
-        macro_recall=_mean(recall),
+        macro_precision=mean(precision),
+        macro_recall=mean(recall),
         brier=float(sums[BRIER]) / n if n and calibration else None,
         observed_expected=observed_expected[1] if n_classes == 2 else None,
-        calibration_error=_calibration_error(curve, n),
+        calibration_error=calibration_error(curve, n),
         per_class=PerClass(
             precision=precision,
             recall=recall,
@@ -205,7 +205,8 @@ def _ratios(above: NDArray[np.float64], below: NDArray[np.generic]) -> list[Figu
     return [float(a / b) if b > 0 else None for a, b in zip(above, below, strict=True)]
 
 
-def _mean(values: Sequence[Figure]) -> Figure:
+def mean(values: Sequence[Figure]) -> Figure:
+    """Over the figures that are defined."""
     defined = [value for value in values if value is not None]
     return math.fsum(defined) / len(defined) if defined else None
 
@@ -217,7 +218,7 @@ def _reliability(sums: Arrays) -> list[Bin]:
     return [Bin(n=int(n), predicted=p, observed=o) for n, p, o in rows]
 
 
-def _calibration_error(curve: list[Bin] | None, n: int) -> Figure:
+def calibration_error(curve: list[Bin] | None, n: int) -> Figure:
     """Expected calibration error (Naeini et al. 2015): the mean gap of a bin, weighted by its examples."""
     if not curve or n == 0:
         return None

@@ -109,6 +109,10 @@ def _require(run: RunFolder, study: Study) -> None:
             "a mitigation asks the sites again, and the privacy budget of this study has no room for it; "
             'plan federation.balance in a study with door.mode = "secure-only".'
         )
+    if study.multilabel:
+        raise AuditError(
+            "the study is multilabel; mitigation looks at two classes: run one study for this label."
+        )
     if study.n_classes != 2:
         raise AuditError(f"the study has {study.n_classes} classes; mitigation looks at two.")
 

@@ -89,10 +89,10 @@ def rank(
         tell: Told of progress.
 
     Raises:
-        ConfigError: If the study is not valid or private, or there is no site.
+        ConfigError: If the study is not valid, private or multilabel, or there is no site.
     """
     study = load_study(study_file)
-    _require_no_budget(study)
+    _require_rankable(study)
     folders = [f for f in find_sites(sites) if load_site(f).site.name not in study.newcomers]
     kind = load_site(folders[0]).data.kind
     sections = [study.backbone, *(parse_candidate(name, study) for name in [*CANDIDATES[kind], *candidates])]
@@ -119,7 +119,10 @@ def parse_candidate(text: str, study: Study) -> BackboneSection:
     )
 
 
-def _require_no_budget(study: Study) -> None:
+def _require_rankable(study: Study) -> None:
+    if study.multilabel:
+        problem = "LogME and H-score take one class a record; rank with a study of one of the labels"
+        raise ConfigError("backbones rank", [problem])
     if study.door.private:
         problem = (
             f'door.mode is "{study.door.mode}": each candidate would spend privacy budget at every site. Rank in a '

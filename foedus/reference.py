@@ -9,6 +9,7 @@ from clients.training import Descent, train
 from clients.workplace import Workplace
 from foedus.backbones import Standardiser
 from foedus.examples import Examples
+from foedus.labels import cross_entropies
 from foedus.metrics import Metrics
 from foedus.model import Model
 from foedus.study import Study
@@ -78,7 +79,7 @@ def _validation_loss(
     ]
     pooled = concatenate(parts)
     if pooled.importance is not None and len(pooled):
-        losses = -model.head.log_probabilities(pooled.features)[np.arange(len(pooled)), pooled.labels]
+        losses = cross_entropies(model.head.scores(pooled.features), pooled.labels)
         return float(np.average(losses, weights=pooled.importance))
     loss = score(model.head, pooled)["log_loss"]
     return float("inf") if loss is None else loss

@@ -105,6 +105,8 @@ def _require_approved(run: RunFolder, keys: Sequence[PublicKey]) -> Any:
         problems.append("no auditor has approved it; see foedus approve")
     if not problems and not keys:
         problems.append("no auditor's public key was given; --trust NAME.pub says whose approval counts")
+    if not problems and run.study().multilabel:
+        problems.append("a model of several labels a record is not served; foedus export writes it as ONNX")
     if not problems and run.study().backbone.align != "none":
         problems.append(
             "each site aligns its features by its own covariance (backbone.align), so no model stands alone"

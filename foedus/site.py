@@ -40,7 +40,10 @@ class DataSection(Section):
     """Column of the label; not used for a folder per class or an .npz."""
     labels: dict[str, str] = {}
     """Value in the data to class of the study, e.g. {"0" = "healthy", "1" = "disease"}.
-    Values not listed are taken as class names."""
+    Values not listed are taken as class names. With label_separator, "" leaves the value out."""
+    label_separator: str | None = None
+    """The character between labels in one cell, e.g. ";", for a study with task = "multilabel"; a record
+    whose cell is empty has none of the labels."""
     image: str = "path"
     """images, manifest: column of the image's path, relative to the manifest."""
     text: str = "text"
@@ -62,6 +65,13 @@ class DataSection(Section):
             return self.path
         query = " ".join((self.query or "").split())
         return f"sql-{hashlib.sha256(f'{self.url} {query}'.encode()).hexdigest()[:16]}"
+
+    @field_validator("label_separator")
+    @classmethod
+    def _one_mark(cls, mark: str | None) -> str | None:
+        if mark is not None and (len(mark) != 1 or mark.isalnum()):
+            raise ValueError('expected one character that is no letter and no digit, such as ";"')
+        return mark
 
     @field_validator("url")
     @classmethod

@@ -25,7 +25,6 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 OTHER_TASKS = {
     "regression": "cut the number into classes, such as low, middle and high",
-    "multilabel": 'run one study for each label, with classes = ["no", "yes"]',
 }
 """What people ask for beside classification, and what to do instead."""
 Tuning = Literal["head", "lora", "last-blocks", "full"]
@@ -37,16 +36,16 @@ class Identity(Section):
 
     name: str = Field(pattern=NAME)
     """Name of the study: letters, digits, dot, dash, underscore; at most 64."""
-    task: Literal["classification"] = "classification"
-    """What is learnt: one of the classes for each record. A number, or several labels a record, is refused
-    with what to do instead."""
+    task: Literal["classification", "multilabel"] = "classification"
+    """What is learnt: "classification" one of the classes for each record, "multilabel" any number of them. A
+    number is refused with what to do instead."""
     classes: Names = Field(min_length=2, max_length=1000)
-    """Names of the classes, in the order of the head's outputs."""
+    """Names of the classes, or labels, in the order of the head's outputs."""
     class_texts: list[str] | None = None
     """A text that describes each class, for the zero-shot baseline of a text or CLIP backbone; the classes'
     names when not set."""
     positive: str | None = None
-    """The class the audit calls positive; the last one when not set."""
+    """The class the audit calls positive; the last one when not set. multilabel: the label that is audited."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is drawn at random, except privacy noise."""
 
@@ -63,9 +62,11 @@ class Identity(Section):
 
     @field_validator("task", mode="before")
     @classmethod
-    def _only_classification(cls, task: object) -> object:
+    def _known_task(cls, task: object) -> object:
         if isinstance(task, str) and task in OTHER_TASKS:
-            raise ValueError(f'"{task}" is not supported, only "classification"; {OTHER_TASKS[task]}')
+            raise ValueError(
+                f'"{task}" is not supported, only "classification" and "multilabel"; {OTHER_TASKS[task]}'
+            )
         return task
 
     @property
@@ -282,6 +283,7 @@ class Study(Section):
     def _check(self) -> Self:
         problems = [
             *self._table_problems(),
+            *self._multilabel_problems(),
             *self._rounds_problems(),
             *self._tuning_problems(),
             *self._fewshot_problems(),
@@ -293,6 +295,26 @@ class Study(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _multilabel_problems(self) -> list[str]:
+        """What asks for one class a record."""
+        if not self.multilabel:
+            return []
+        federation, door = self.federation, self.door
+        asked = {
+            "[fewshot] does not take multilabel; remove it": self.fewshot is not None,
+            "[meta] does not take multilabel; remove it": self.meta is not None,
+            'federation.start = "prototypes" does not take multilabel; set start = "ridge"': (
+                federation.start == "prototypes"
+            ),
+            'federation.balance does not take multilabel; set balance = "none"': federation.balance != "none",
+            f'door.mode = "{door.mode}" does not take multilabel, as no bound is proven for its one-round start; '
+            'set door.mode = "secure-only", or run one study for each label': door.private,
+            "[fairness] audits one label of a multilabel study; name it in study.positive": (
+                self.fairness is not None and self.study.positive is None
+            ),
+        }
+        return [problem for problem, found in asked.items() if found]
 
     def _rounds_problems(self) -> list[str]:
         """What has no meaning without gradient rounds."""
@@ -424,6 +446,11 @@ class Study(Section):
             "backbone": BackboneSection,
         }
         return self.search.problems(sections, private=self.door.private)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a record may have any number of the classes."""
+        return self.study.task == "multilabel"
 
     @property
     def n_classes(self) -> int:

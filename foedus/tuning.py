@@ -257,7 +257,8 @@ def _start_settings(study: Study) -> str:
 def _score(search: Search, trial: Trial, federation: Federation, training: Training) -> float | None:
     """The metric of the model as its last round left it, on all validation examples."""
     model = refit(federation, training).model if federation.study.backbone.keeps_heads else training.model
-    evaluation = Evaluation([federation.use(model)], counts_only=search.private)
+    head, several = federation.use(model), federation.study.multilabel
+    evaluation = Evaluation([head], counts_only=search.private, multilabel=several)
     [[candidate]] = federation.ask(evaluation, split="validation", what=f"scoring trial {trial.number}")
     trial.noise = accuracy_noise(federation, candidate.head, candidate.metrics)
     return candidate.metrics[search.metric]

@@ -170,7 +170,7 @@ class Federation:
             self.gather(messages, lambda name, reply: None, what="asking for reports")
             return [], {}
         kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
-        evaluation = Evaluation([head] * len(kinds), detail=True)
+        evaluation = Evaluation([head] * len(kinds), detail=True, multilabel=self.study.multilabel)
         released: dict[str, dict[str, Any]] = {}
 
         def listen(name: str, reply: Message) -> None:

@@ -7,7 +7,7 @@ that it has was in the backbone's features and the labels before anybody trained
 from dataclasses import fields
 from typing import Any
 
-from fairness.audit import AuditReport, audit_request, build_audit
+from fairness.audit import AuditReport, audit_request, build_audit, subject
 from fairness.edges import AuditEdges
 from fairness.mitigation import AsideCounts
 from fairness.policy import load_policy
@@ -31,10 +31,10 @@ def audit_of_start(federation: Federation, training: Training, run: RunFolder) -
     policy, study = load_policy(run.path / POLICY_FILE), federation.study
     if not policy.policy.audit_start:
         return None
-    head, positive = federation.use(training.start), study.positive_index
-    edges = federation.ask(AuditEdges(head, positive), split="test", what="the audit of the start")
-    classes = study.study.classes
-    request = audit_request(policy, head=head, positive=positive, edges=edges, classes=classes)
+    seen = subject(study, federation.use(training.start))
+    classes, edges_of = seen.classes, AuditEdges(seen.head, seen.positive)
+    edges = federation.ask(edges_of, split="test", what="the audit of the start")
+    request = audit_request(policy, head=seen.head, positive=seen.positive, edges=edges, classes=classes)
     aside = AsideCounts(**{field.name: getattr(request, field.name) for field in fields(request)})
     totals = federation.ask(aside, split="test", what="the audit of the start")
     return build_audit(policy, totals, model_digest="the start", study_name=study.study.name, classes=classes)

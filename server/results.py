@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fairness.audit import AuditReport, audit_request, build_audit
+from fairness.audit import AuditReport, audit_request, build_audit, subject
 from fairness.card import card_yaml, front_matter
 from fairness.cohorts import AUDITS_FILE, Cohort, append, refuse_near
 from fairness.edges import AuditEdges
@@ -24,6 +24,7 @@ from foedus.budget import statement
 from foedus.data.quality import DataQuality
 from foedus.evaluation import Evaluation
 from foedus.head import LinearHead
+from foedus.label_metrics import LABEL_SCALARS
 from foedus.metrics import SCALARS, Metrics
 from foedus.model import Model
 from foedus.privacy_check import check_clip, check_mechanism, claim_of
@@ -60,6 +61,7 @@ def save_model(federation: Federation, model: Model, run: RunFolder) -> str:
         "digest": spec.digest,
         "weights_sha256": spec.weights_sha256,
         "preprocessing": dict(spec.preprocessing),
+        **({"task": "multilabel"} if federation.study.multilabel else {}),
         "classes": federation.study.study.classes,
         "head_sha256": digest,
         "foedus": __version__,
@@ -79,7 +81,9 @@ def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
         [[best]] = federation.ask(private, split="test", what="the final test")
         return {"federated": best.metrics}
     study = federation.study
-    raw = registry.zero_shot(study.backbone, study.table, study.study.texts)
+    raw = None  # how alike texts are says which class is nearest, not which labels a record has
+    if not study.multilabel:
+        raw = registry.zero_shot(study.backbone, study.table, study.study.texts)
     standardiser = federation.standardiser
     baseline: dict[str, LinearHead] = {}
     found: dict[str, Metrics] = {}
@@ -99,7 +103,8 @@ def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
 
 def _test(federation: Federation, heads: dict[str, LinearHead], *, what: str) -> dict[str, Metrics]:
     """All figures of each head, on all sites' test examples together."""
-    found = federation.ask(Evaluation(list(heads.values()), detail=True), split="test", what=what)
+    evaluation = Evaluation(list(heads.values()), detail=True, multilabel=federation.study.multilabel)
+    found = federation.ask(evaluation, split="test", what=what)
     return {name: best.metrics for name, [best] in zip(heads, found, strict=True)}
 
 
@@ -139,7 +144,7 @@ def run_audit(
         totals,
         model_digest=model_digest,
         study_name=study.study.name,
-        classes=study.study.classes,
+        classes=subject(study, head).classes,
         notes=notes,
     )
     report = after_attack(report, attack)
@@ -177,9 +182,10 @@ def _audit_totals(
     """What the audit is computed from: exact counts or, in a private study, noisy ones and what that costs."""
     study = federation.study
     if not study.door.private:
-        edges = federation.ask(AuditEdges(head, study.positive_index), split="test")
+        seen = subject(study, head)
+        edges = federation.ask(AuditEdges(seen.head, seen.positive), split="test")
         request = audit_request(
-            policy, head=head, positive=study.positive_index, edges=edges, classes=study.study.classes
+            policy, head=seen.head, positive=seen.positive, edges=edges, classes=seen.classes
         )
         return federation.ask(request, split="test", listen=heard), []
     private = private_audit_request(policy, head=head, positive=study.positive_index)
@@ -206,6 +212,7 @@ def build_results(
     sites += [{"site": name, "released": False, **blank} for name in silent]
     return {
         "study": federation.study.study.name,
+        **({"task": "multilabel"} if federation.study.multilabel else {}),
         "classes": federation.study.study.classes,
         "rounds": training.round,
         "best_round": training.best_round,
@@ -263,7 +270,7 @@ def mean_metrics(sites: list[dict[str, Any]], kind: str) -> dict[str, float | No
     if not found:
         return None
     means: dict[str, float | None] = {"n": sum(int(metrics["n"]) for metrics in found)}
-    for key in SCALARS:
+    for key in (*SCALARS, *(key for key in LABEL_SCALARS if key in found[0])):
         values = [metrics[key] for metrics in found if metrics[key] is not None]
         means[key] = float(np.mean(values)) if values else None
     return means
@@ -327,6 +334,10 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
         f"- Fairness verdict: **{verdict}**",
         "- `head.safetensors`: `weight` (classes, features), `bias`, and the standardisation of the features "
         "(`feature-mean`, `feature-scale`): scores = ((x - mean) / scale) @ weight.T + bias.",
+        *(
+            ["- Any number of labels a record: sigmoid(score) is each label's probability."]
+            * study.multilabel
+        ),
         *(aligned if study.backbone.align == "coral" else []),
         "- `backbone.json`: the frozen backbone, its digest and preprocessing.",
         "",

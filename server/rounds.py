@@ -128,7 +128,8 @@ def _validate(federation: Federation, model: Model, number: int) -> Metrics | No
     if not federation.study.validates:
         return None
     head = federation.use(model)
-    [[candidate]] = federation.ask(Evaluation([head]), split="validation", what=f"validating round {number}")
+    evaluation = Evaluation([head], multilabel=federation.study.multilabel)
+    [[candidate]] = federation.ask(evaluation, split="validation", what=f"validating round {number}")
     return candidate.metrics
 
 

@@ -133,7 +133,8 @@ class SecureGrid(Grid):
         """The reply that carries what all validation examples together say of the model."""
         model = Model.from_arrays(records.from_record(_arrays(asked)[1]))
         head = self._federation.use(model)
-        [[candidate]] = self._federation.ask(Evaluation([head]), split="validation", what="evaluating")
+        evaluation = Evaluation([head], multilabel=self._federation.study.multilabel)
+        [[candidate]] = self._federation.ask(evaluation, split="validation", what="evaluating")
         found = {LOSS: candidate.metrics["log_loss"], ACCURACY: candidate.metrics["accuracy"]}
         numbers = {name: value for name, value in found.items() if value is not None}
         metrics = MetricRecord({records.NUM_EXAMPLES: candidate.metrics["n"], **numbers})

@@ -25,12 +25,14 @@ ALPHA, ABSTAIN = 0.1, 0.1
 def write_serving(federation: Federation, head: LinearHead, run: RunFolder) -> None:
     """Write serving.json and, unless the study is private, histograms.safetensors.
 
-    A model that aligns features at each site is never served by itself, and gets neither.
+    A model that aligns features at each site is never served by itself, nor is one of several labels a record; they
+    get neither.
     """
     standardiser = federation.standardiser
     if (
         standardiser is None
         or federation.study.backbone.align != "none"
+        or federation.study.multilabel
         or not (run.path / POLICY_FILE).exists()
     ):
         return

@@ -95,7 +95,8 @@ def _closed_form_heads(federation: Federation, dim: int, start: Start) -> list[L
     n_classes = federation.study.n_classes
     match start:
         case "ridge":
-            totals = federation.ask(RidgeSums(n_classes=n_classes, dim=dim), split="train")
+            sums = RidgeSums(n_classes=n_classes, dim=dim, multilabel=federation.study.multilabel)
+            totals = federation.ask(sums, split="train")
             return [totals.head(penalty) for penalty in PENALTIES]
         case "prototypes":
             return [federation.ask(PrototypeSums(n_classes=n_classes, dim=dim), split="train").head()]
@@ -104,7 +105,8 @@ def _closed_form_heads(federation: Federation, dim: int, start: Start) -> list[L
 
 
 def _best(federation: Federation, heads: list[LinearHead], temperatures: tuple[float, ...]) -> Candidate:
-    tried = federation.ask(Evaluation(heads, temperatures), split="validation", what="choosing the start")
+    evaluation = Evaluation(heads, temperatures, multilabel=federation.study.multilabel)
+    tried = federation.ask(evaluation, split="validation", what="choosing the start")
     candidates = [candidate for row in tried for candidate in row]
 
     def loss(candidate: Candidate) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
-from fairness.audit import audit_request
+from fairness.audit import audit_request, subject
 from fairness.edges import N_BINS, AuditEdges
 from fairness.policy import Policy
 from fairness.private import private_audit_request
@@ -27,6 +27,7 @@ from foedus.backbones.coral import Scatter
 from foedus.budget import plan, release_of, round_name
 from foedus.data.quality import DataQuality
 from foedus.evaluation import Evaluation
+from foedus.head import LinearHead
 from foedus.histograms import Histograms
 from foedus.model import Model
 from foedus.statistic import Arrays, Quantity, Statistic
@@ -124,11 +125,13 @@ class Forecast:
         if self.study.backbone.align == "coral":
             yield self._ask("how features vary at a site", Scatter(dim=dim), tuned=False)
         if start == "ridge":
-            yield self._ask("ridge sums", RidgeSums(n_classes=n_classes, dim=dim), tuned=False)
+            ridge = RidgeSums(n_classes=n_classes, dim=dim, multilabel=self.study.multilabel)
+            yield self._ask("ridge sums", ridge, tuned=False)
         elif start == "prototypes":
             yield self._ask("prototype sums", PrototypeSums(n_classes=n_classes, dim=dim), tuned=False)
         heads = [self.model.head] * (len(PENALTIES) if start == "ridge" else 1)
-        choice = Evaluation(heads, (1.0,) if start == "zero" else TEMPERATURES)
+        temperatures = (1.0,) if start == "zero" else TEMPERATURES
+        choice = Evaluation(heads, temperatures, multilabel=self.study.multilabel)
         yield self._ask("choosing the start", choice, tuned=False)
 
     def _after_rounds(self) -> Iterator[Exchange]:
@@ -139,9 +142,10 @@ class Forecast:
             yield self._ask("final test", Evaluation([head], counts_only=True))
         else:
             if study.federation.rounds and study.validates:
-                yield self._ask("validating a round", Evaluation([head]), times=study.federation.rounds)
+                judged = Evaluation([head], multilabel=study.multilabel)
+                yield self._ask("validating a round", judged, times=study.federation.rounds)
             kinds = 1 if study.backbone.personal == "none" else 2
-            yield self._sum("site reports", request, Evaluation([head] * kinds, detail=True).declare())
+            yield self._sum("site reports", request, self._detailed([head] * kinds).declare())
             yield from self._tests()
             columns = [column.name for column in study.table.columns] if study.table else []
             yield self._ask("data quality", DataQuality(columns), tuned=False, standardised=False)
@@ -151,12 +155,15 @@ class Forecast:
     def _tests(self) -> Iterator[Exchange]:
         """Start, federated and, where the backbone reads texts, the classes' own: apart if it was tuned."""
         head, reads_text = self.model.head, describe(self.study.backbone, self.study.table).modality == "text"
-        before = [head] * (2 if reads_text else 1)
+        before = [head] * (2 if reads_text and not self.study.multilabel else 1)
         if self.model.backbone:
-            yield self._ask("test of the start", Evaluation(before, detail=True))
-            yield self._ask("final test", Evaluation([head], detail=True))
+            yield self._ask("test of the start", self._detailed(before))
+            yield self._ask("final test", self._detailed([head]))
         else:
-            yield self._ask("final test", Evaluation([*before, head], detail=True))
+            yield self._ask("final test", self._detailed([*before, head]))
+
+    def _detailed(self, heads: Sequence[LinearHead]) -> Evaluation:
+        return Evaluation(heads, detail=True, multilabel=self.study.multilabel)
 
     def _fewshot(self) -> Iterator[Exchange]:
         """Episodes at new sites are not counted: they are those sites' traffic."""
@@ -176,14 +183,15 @@ class Forecast:
     def _audit(self) -> Iterator[Exchange]:
         if self.policy is None:
             return
-        head, positive = self.model.head, self.study.positive_index
+        seen = subject(self.study, self.model.head)
+        head, positive = seen.head, seen.positive
         if self.study.door.private:
             yield self._ask("audit", private_audit_request(self.policy, head=head, positive=positive))
             return
         yield self._ask("edges of the audit", AuditEdges(head, positive))
         edges = np.arange(N_BINS - 1, dtype=np.float64)
         yield self._ask("audit", audit_request(self.policy, head=head, positive=positive, edges=edges))
-        if self.study.backbone.align == "none":
+        if self.study.backbone.align == "none" and not self.study.multilabel:
             yield self._ask("temperature of the service", Evaluation([head], SERVED_TEMPERATURES))
             yield self._ask("histograms of the service", Histograms(head))
 

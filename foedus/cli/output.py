@@ -88,10 +88,10 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def models_table(results: dict[str, Any], *, metric: str) -> Table:
+def models_table(results: dict[str, Any], *, metric: str, title: str | None = None) -> Table:
     """Accuracy (or AUC) per site of every model, and over all test examples together."""
     kinds = [k for k in ("zero_shot", "pooled", "federated", "personal", "local") if results["models"].get(k)]
-    table = Table(title=f"{results['study']}: {metric.replace('_', ' ')}", title_justify="left")
+    table = Table(title=f"{results['study']}: {title or metric.replace('_', ' ')}", title_justify="left")
     table.add_column("site")
     table.add_column("test", justify="right")
     for kind in kinds:
@@ -110,6 +110,25 @@ def models_table(results: dict[str, Any], *, metric: str) -> Table:
     if results["held_out"]:
         held_out = ", ".join(f"{row['site']} {number(row[metric])}" for row in results["held_out"])
         table.caption = f"trained without the site: {held_out}"
+    return table
+
+
+def labels_table(results: dict[str, Any]) -> Table:
+    """Each label's figures on all test examples, and those of all labels together; of several labels a record."""
+    found = results["models"]["federated"]
+    table = Table(title=f"{results['study']}: the federated model, by label", title_justify="left")
+    table.add_column("label")
+    kinds = ("precision", "recall", "f1", "auc", "log_loss", "observed_expected")
+    for kind in kinds:
+        table.add_column(kind.replace("_", " "), justify="right")
+    for place, name in enumerate(results["classes"] if found["per_class"] else []):
+        table.add_row(escape(name), *(number(found["per_class"][kind][place]) for kind in kinds))
+    table.add_section()
+    micro = [number(found[f"micro_{kind}"]) for kind in kinds[:3]]
+    table.add_row(
+        "all labels (micro)", *micro, "", number(found["log_loss"]), number(found["observed_expected"])
+    )
+    table.caption = f"Hamming loss {number(found['hamming_loss'])}"
     return table
 
 

@@ -11,6 +11,7 @@ from foedus.cli.output import (
     JsonOption,
     console,
     fewshot_table,
+    labels_table,
     models_table,
     number,
     print_json,
@@ -159,8 +160,12 @@ def show(run_path: Path, *, as_json: bool) -> None:
 def show_summary(found: dict[str, Any]) -> None:
     """The short tables at the end of a run."""
     results = found["results"]
-    console.print(models_table(results, metric="accuracy"))
-    if results["models"]["federated"]["auc"] is not None and len(results["classes"]) == 2:
+    several = results.get("task") == "multilabel"
+    console.print(models_table(results, metric="accuracy", title="all labels right" if several else None))
+    if several:
+        console.print(models_table(results, metric="macro_f1"))
+        console.print(labels_table(results))
+    if results["models"]["federated"]["auc"] is not None and (several or len(results["classes"]) == 2):
         console.print(models_table(results, metric="auc"))
     for site in results["refused"]:
         console.print(f"[yellow]{site['site']} did not take part: {escape(site['reason'])}")

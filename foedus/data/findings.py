@@ -12,6 +12,8 @@ from foedus.data.images import TOO_LARGE
 from foedus.data.load import Survey, refusal
 from foedus.data.split import units_on_two_sides
 from foedus.examples import UNKNOWN
+from foedus.labels import alike, several
+from foedus.labels import counts as class_counts
 from foedus.site import SiteConfig
 from foedus.study import SPLITS
 
@@ -88,10 +90,13 @@ def _quarantined(found: Survey) -> Iterator[Finding]:
 
 
 def _classes(found: Survey, *, has_study: bool) -> Iterator[Finding]:
-    counts = np.bincount(found.data.labels, minlength=len(found.classes)).tolist()
+    labels = found.data.labels
+    counts = class_counts(labels, len(found.classes)).tolist()
     listed = ", ".join(f"{name} {count}" for name, count in zip(found.classes, counts, strict=True) if count)
     present = sum(count > 0 for count in counts)
-    if present == 1:
+    if several(labels):
+        yield "labels", f"{listed or 'none'}; without any {int((~labels.any(axis=1)).sum())}", "ok", ""
+    elif present == 1:
         fix = "the site can take part, but cannot measure a model by itself; check [data.labels]"
         yield "classes", f"only one: {listed}", "warn", fix
     else:
@@ -142,7 +147,7 @@ def _duplicates(found: Survey, site: SiteConfig) -> Iterator[Finding]:
     fix = "remove the copies, unless they are different people with equal values"
     yield "duplicates", f"{copies} {what} are copies of another", "warn", fix
     labels: dict[str, set[int]] = {}
-    for content, label in zip(contents, found.data.labels.tolist(), strict=True):
+    for content, label in zip(contents, alike(found.data.labels).tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
     torn = sum(len(found_labels) > 1 for found_labels in labels.values())
     if torn:
@@ -170,8 +175,10 @@ def _splits(found: Survey) -> Iterator[Finding]:
     empty = [split for split, count in counts.items() if count == 0]
     fix = "raise its share in [split], or add records" if empty else ""
     yield "split", listed, "warn" if empty else "ok", fix
-    tested = set(data.labels[data.rows("test")].tolist())
-    untested = [found.classes[label] for label in sorted(set(data.labels.tolist()) - tested)]
+    n_each, tested = (
+        class_counts(part, len(found.classes)) for part in (data.labels, data.labels[data.rows("test")])
+    )
+    untested = [found.classes[label] for label in np.flatnonzero((n_each > 0) & (tested == 0))]
     if untested and counts["test"]:
         fix = "raise [split] test or add records; the class counts for nothing in this site's test"
         yield "split", f"no test record of {_first(untested)}", "warn", fix

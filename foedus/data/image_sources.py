@@ -49,6 +49,7 @@ def read(folder: Path, path: Path, site: SiteConfig) -> Source:
 
 def _from_folder(folder: Path, root: Path, site: SiteConfig) -> Source:
     _refuse_columns(site, "a folder of images")
+    _refuse_several(site, "a folder per class")
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DataError(
@@ -143,6 +144,7 @@ def _guard(folder: Path, root: Path) -> Any:
 
 def _from_npz(path: Path, site: SiteConfig) -> Source:
     _refuse_columns(site, "an .npz of images")
+    _refuse_several(site, "an .npz")
     arrays = _npz_arrays(path)
     images, labels, names, splits = [], list[Cell](), list[str](), list[str]()
     for key, split in NPZ_SPLITS.items():
@@ -203,6 +205,14 @@ def _npz_labels(labels: NDArray[Any], n_images: int, key: str) -> list[Cell]:
             "(multi-label sets, e.g. ChestMNIST, are not read)."
         )
     return [cell_text(value) for value in labels.tolist()]
+
+
+def _refuse_several(site: SiteConfig, what: str) -> None:
+    if site.data.label_separator is not None:
+        raise DataError(
+            f"[data] label_separator: {what} gives every image one class; list the images in a manifest (CSV or "
+            "Parquet with a column for the path and one for the labels)."
+        )
 
 
 def _refuse_columns(site: SiteConfig, what: str) -> None:

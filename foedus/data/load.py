@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from foedus.columns import TableSection
 from foedus.data.cells import by_canonical, canonical, quoted
 from foedus.data.groups import read_groups
+from foedus.data.labelling import UNDECLARED, as_labels, names_of, unknown
 from foedus.data.reading import read_source
 from foedus.data.site_data import Quarantined, SiteData
 from foedus.data.sources import Source
 from foedus.data.split import declared_split, split_by_unit, split_independently, units_on_two_sides
 from foedus.errors import DataError
+from foedus.labels import Labels, rarest
 from foedus.site import SiteConfig
 from foedus.study import Study
 
@@ -40,6 +42,7 @@ class Survey:
         contents: (n,), sha256 of each usable record's content.
         lost: Attribute to the values that became "unknown".
         torn: Units on more than one side of a declared split.
+        undeclared: Labels of the data that are no class, in quotes, sorted.
     """
 
     data: SiteData
@@ -48,6 +51,7 @@ class Survey:
     contents: NDArray[np.str_]
     lost: dict[str, Counter[str]]
     torn: list[str]
+    undeclared: list[str]
 
 
 def load_site_data(folder: Path, site: SiteConfig, study: Study) -> SiteData:
@@ -72,11 +76,17 @@ def load_site_data(folder: Path, site: SiteConfig, study: Study) -> SiteData:
     set_aside = Counter(record.kind for record in found.data.quarantined)
     for kind, count in set_aside.most_common():
         logger.warning("%d of %d records set aside: %s", count, found.n_records, kind)
+    if study.multilabel and set_aside[UNDECLARED]:
+        logger.warning(
+            "labels that the study does not declare: %s; map each to one of its classes in [data.labels], or to "
+            '"" to leave it out',
+            ", ".join(found.undeclared),
+        )
     return found.data
 
 
 def require_fit(site: SiteConfig, study: Study) -> None:
-    """Check that a table meets a tabular study, and nothing else does.
+    """Check that a table meets a tabular study, and several labels a record one that takes them; and nothing else.
 
     Raises:
         DataError: If it is not so.
@@ -86,6 +96,16 @@ def require_fit(site: SiteConfig, study: Study) -> None:
         raise DataError(
             f"[data] kind is \"{site.data.kind}\" but the study '{study.study.name}' needs {wants}; "
             "join with data of that kind."
+        )
+    if study.multilabel and site.data.label_separator is None:
+        raise DataError(
+            f"the study '{study.study.name}' takes any number of labels a record and [data] label_separator is not "
+            'set; name the character between the labels in a cell, e.g. ";".'
+        )
+    if site.data.label_separator is not None and not study.multilabel:
+        raise DataError(
+            f"[data] label_separator says that a record may have several labels, but the study '{study.study.name}' "
+            "takes one class each; remove it, or name a column that holds one."
         )
 
 
@@ -136,16 +156,15 @@ def survey(
         DataError: If the data as a whole cannot be read.
     """
     source = read_source(folder, site, table)
-    named = _class_names(source, site)
+    named = names_of(source.labels, site)
     if classes is None:
-        usable = {name for row, name in enumerate(named) if name is not None and row not in source.bad}
-        classes = sorted(usable)
+        usable = (names for row, names in enumerate(named) if names is not None and row not in source.bad)
+        classes = sorted({name for names in usable for name in names})
     reasons = _reasons(source, site, named, classes)
     kept = np.array([row for row in range(len(named)) if row not in reasons], dtype=np.int64)
     rows = kept.tolist()
-    ids = {name: i for i, name in enumerate(classes)}
-    spelled = by_canonical(classes)
-    labels = np.array([ids[spelled[canonical(named[row]) or ""]] for row in rows], dtype=np.int64)
+    several = site.data.label_separator is not None
+    labels = as_labels([named[row] or [] for row in rows], classes, several=several)
     units = _units(source, site, rows)
     split = _split(source, site, labels, units, rows, independent=independent)
     groups, lost = {}, {}
@@ -158,29 +177,25 @@ def survey(
     data = SiteData(inputs, labels, units, groups, split, quarantined, notes, digest)
     contents = np.array([source.contents[row] for row in rows], dtype=np.str_)
     torn = units_on_two_sides(units, split) if site.data.unit is not None else []
-    return Survey(data, classes, len(named), contents, lost, torn)
+    undeclared = sorted({name for names in named for name in unknown(names or [], by_canonical(classes))})
+    return Survey(data, classes, len(named), contents, lost, torn, [quoted(name) for name in undeclared])
 
 
-def _class_names(source: Source, site: SiteConfig) -> list[str | None]:
-    """Each record's class by [data.labels]; a value that is not listed stands for itself."""
-    spelled = by_canonical(site.data.labels)
-    texts = [canonical(label) for label in source.labels]
-    return [site.data.labels[spelled[text]] if text in spelled else text for text in texts]
-
-
-def _reasons(source: Source, site: SiteConfig, named: list[str | None], classes: list[str]) -> dict[int, str]:
+def _reasons(
+    source: Source, site: SiteConfig, named: list[list[str] | None], classes: list[str]
+) -> dict[int, str]:
     """Record to the first reason why it cannot be used."""
     known = by_canonical(classes)
     units = source.frame.columns[site.data.unit] if site.data.unit else None
     splits = source.frame.columns[site.split.column] if site.split.column else None
     reasons = dict(source.bad)
-    for row, name in enumerate(named):
+    for row, names in enumerate(named):
         if row in reasons:
             continue
-        if name is None:
+        if names is None:
             reasons[row] = "no label"
-        elif canonical(name) not in known:
-            reasons[row] = f"label is not a class of the study: {quoted(name)}"
+        elif absent := unknown(names, known):
+            reasons[row] = f"{UNDECLARED}: {', '.join(map(quoted, absent))}"
         elif units is not None and canonical(units[row]) is None:
             reasons[row] = "no unit id"
         elif splits is not None and declared_split(splits[row]) is None:
@@ -210,7 +225,7 @@ def _units(source: Source, site: SiteConfig, rows: list[int]) -> NDArray[np.str_
 def _split(
     source: Source,
     site: SiteConfig,
-    labels: NDArray[np.int64],
+    labels: Labels,
     units: NDArray[np.str_],
     rows: list[int],
     *,
@@ -224,16 +239,21 @@ def _split(
     shares = site.split
     if independent:
         return split_independently(units, validation=shares.validation, test=shares.test, seed=shares.seed)
-    return split_by_unit(labels, units, validation=shares.validation, test=shares.test, seed=shares.seed)
+    return split_by_unit(
+        rarest(labels), units, validation=shares.validation, test=shares.test, seed=shares.seed
+    )
 
 
 def _digest(
     source: Source, site: SiteConfig, classes: list[str], table: TableSection | None, rows: list[int]
 ) -> str:
+    how = site.model_dump(mode="json", include={"data", "groups", "split"}, exclude=SOURCE)
+    if site.data.label_separator is None:
+        del how["data"]["label_separator"]  # so that caches made before it was there are found
     described = {
         "version": VERSION,
         "files": source.digest,
-        "site": site.model_dump(mode="json", include={"data", "groups", "split"}, exclude=SOURCE),
+        "site": how,
         "classes": classes,
         "table": table.model_dump(mode="json") if table else None,
         "rows": hashlib.sha256(np.array(rows, dtype="<i8").tobytes()).hexdigest(),

@@ -44,7 +44,7 @@ class SiteData:
         inputs: images: a lazy sequence that decodes item i to (H, W, 3) uint8; text: a list of str;
             table: a DataFrame of the study's columns in the study's order (number: float64, NaN where
             missing; category: object, str or None).
-        labels: (n,), int64, indices into the study's classes.
+        labels: (n,), int64, indices into the study's classes; or (n, n_labels), see foedus.labels.
         units: (n,), the patient or customer of each record.
         groups: Attribute name to (n,) array of group names; missing or not mapped is "unknown".
         split: (n,), "train", "validation" or "test".

@@ -21,7 +21,7 @@ def split_by_unit(
     whole units; at least one unit of a class is left to train on.
 
     Args:
-        labels: (n,), int64.
+        labels: (n,), int64; of several labels a record, `foedus.labels.rarest`.
         units: (n,), the patient or customer of each record.
         validation: Share of the units, in [0, 1).
         test: Share of the units, in [0, 1); validation + test < 1.

@@ -22,17 +22,39 @@ def _study(*, study: str = "", backbone: str = "", door: str = "open") -> Study:
 
 def test_other_tasks_are_refused_with_what_to_do_instead() -> None:
     with pytest.raises(
-        ConfigError, match=r'"regression" is not supported, only "classification"; cut the number'
+        ConfigError,
+        match=r'"regression" is not supported, only "classification" and "multilabel"; cut the number',
     ):
         _study(study='task = "regression"')
-    with pytest.raises(ConfigError, match=r'"multilabel" is not supported.* one study for each label'):
-        _study(study='task = "multilabel"')
     with pytest.raises(
-        ConfigError, match=r"study.task: input should be 'classification' \(found 'ranking'\)"
+        ConfigError, match=r"study.task: input should be 'classification' or 'multilabel' \(found 'ranking'\)"
     ):
         _study(study='task = "ranking"')
     with pytest.raises(ConfigError, match=r"study.task: input should be 'classification'"):
         _study(study='task = ["regression"]')
+
+
+ASKED = {
+    "[fewshot]\nn_way = 2": r"\[fewshot\] does not take multilabel; remove it",
+    "[meta]\nn_way = 2": r"\[meta\] does not take multilabel; remove it",
+    '[federation]\nstart = "prototypes"': r'federation.start = "prototypes" does not take multilabel; set start',
+    '[fairness]\npolicy = "p.toml"': r"audits one label of a multilabel study; name it in study.positive",
+    '[federation]\nbalance = "group"\nbalance_groups = { sex = ["f"] }': r"federation.balance does not take multilabel",
+}
+
+
+@pytest.mark.parametrize("section", ASKED)
+def test_what_takes_one_class_a_record_is_refused_in_a_multilabel_study(section: str) -> None:
+    text = STUDY.format(study='task = "multilabel"', backbone="", door="open")
+    assert parse_study(text).multilabel
+    with pytest.raises(ConfigError, match=ASKED[section]):
+        parse_study(text + section)
+
+
+@pytest.mark.parametrize("door", ["secure+ddp", "local-dp"])
+def test_a_private_multilabel_study_is_refused_with_what_to_do_instead(door: str) -> None:
+    with pytest.raises(ConfigError, match=r"does not take multilabel.* or run one study for each label"):
+        _study(study='task = "multilabel"', door=door)
 
 
 def test_class_texts_are_the_names_in_words_when_not_set() -> None:

@@ -1,0 +1,231 @@
+"""Several labels a record, end to end: what rest tells of three findings, at four real hospitals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, hamming_loss, multilabel_confusion_matrix, roc_auc_score
+
+from clients.workplace import Workplace
+from foedus import adaptation, files, planning, ranking, simulation
+from foedus.backbones import Standardiser
+from foedus.cli.studies import show
+from foedus.demos import heart
+from foedus.demos.writing import write_site
+from foedus.errors import AuditError, ConfigError, RunError
+from foedus.head import LinearHead
+from foedus.mitigating import mitigate
+from foedus.runs import SERVING_FILE, RunFolder
+from foedus.site import find_sites
+
+LABELS = ["disease", "angina", "st-depression"]
+STUDY = """
+[study]
+name = "findings"
+task = "multilabel"
+classes = ["disease", "angina", "st-depression"]
+positive = "disease"
+[backbone]
+source = "tabular"
+personal = "head"
+[federation]
+rounds = 3
+lr = 0.05
+batch_size = 32
+min_sites = 3
+[door]
+mode = "secure-only"
+[fairness]
+policy = "policy.toml"
+[[table.columns]]
+name = "age"
+kind = "number"
+[[table.columns]]
+name = "sex"
+kind = "category"
+categories = ["Female", "Male"]
+[[table.columns]]
+name = "cp"
+kind = "category"
+categories = ["asymptomatic", "atypical angina", "non-anginal", "typical angina"]
+[[table.columns]]
+name = "trestbps"
+kind = "number"
+missing = [0]
+[[table.columns]]
+name = "chol"
+kind = "number"
+missing = [0]
+[[table.columns]]
+name = "restecg"
+kind = "category"
+categories = ["lv hypertrophy", "normal", "st-t abnormality"]
+"""
+POLICY = """
+[policy]
+name = "findings"
+[attributes]
+sex = ["female", "male"]
+[[gate]]
+metric = "tpr"
+compare = "max_difference"
+tolerance = 0.2
+"""
+SAME = ("model/head.safetensors", "audit.json", "results.json")
+
+
+def findings(row: dict[str, str]) -> str:
+    """What angiography and the exercise test found; none of it is known at rest, and none is an input."""
+    found = (int(row["num"]) > 0, row["exang"] == "yes", float(row["oldpeak"]) >= 1)
+    return ";".join(name for name, there in zip(LABELS, found, strict=True) if there)
+
+
+def write_hospitals(folder: Path) -> Path:
+    """study.toml, policy.toml and the four hospitals' patients whose exercise test is on record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.toml").write_text(STUDY)
+    (folder / "policy.toml").write_text(POLICY)
+    known = [row for row in heart.read() if row["exang"] and row["oldpeak"]]
+    for hospital, name in heart.HOSPITALS.items():
+        site = write_site(
+            folder / "sites",
+            name,
+            data={
+                "kind": "table",
+                "path": "patients.csv",
+                "label": "findings",
+                "unit": "id",
+                "label_separator": ";",
+            },
+            groups={"sex": {"column": "sex", "values": {"Female": "female", "Male": "male"}}},
+            split={"validation": 0.15, "test": 0.3, "seed": 0},
+        )
+        rows = [{**row, "findings": findings(row)} for row in known if row["dataset"] == hospital]
+        pd.DataFrame(rows).to_csv(site / "patients.csv", index=False)
+        toml = site / "site.toml"
+        toml.write_text(toml.read_text().replace('doors = ["open"]', 'doors = ["open", "secure-only"]'))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hospitals(tmp_path_factory.mktemp("findings"))
+
+
+@pytest.fixture(scope="module")
+def run(hospitals: Path) -> RunFolder:
+    return simulation.simulate(hospitals / "study.toml", hospitals / "sites", runs=hospitals / "runs")[0]
+
+
+@pytest.fixture(scope="module")
+def results(run: RunFolder) -> dict[str, Any]:
+    return dict(json.loads((run.path / "results.json").read_text()))
+
+
+def test_the_federation_does_better_than_each_hospital_alone(results: dict[str, Any]) -> None:
+    models, mean = results["models"], results["mean"]
+    for where in (models, mean):
+        assert where["federated"]["auc"] > where["local"]["auc"]
+        assert where["federated"]["log_loss"] < where["local"]["log_loss"]
+        assert where["personal"]["macro_f1"] >= where["local"]["macro_f1"]
+        assert where["personal"]["hamming_loss"] <= where["local"]["hamming_loss"]
+    assert mean["federated"]["macro_f1"] >= mean["local"]["macro_f1"]
+    assert models["federated"]["auc"] == pytest.approx(models["pooled"]["auc"], abs=0.01)
+    assert results["task"] == "multilabel"
+    assert results["classes"] == LABELS
+
+
+def test_the_federations_figures_are_those_of_the_rows_at_the_hospitals(
+    run: RunFolder, results: dict[str, Any], hospitals: Path
+) -> None:
+    arrays = files.read_arrays(run.path / "model/head.safetensors")
+    head, standardiser = LinearHead.from_arrays(arrays), Standardiser.from_arrays(arrays)
+    places = [Workplace(folder, run.study()) for folder in find_sites(hospitals / "sites")]
+    tests = [site.examples("test", standardiser=standardiser) for site in places]
+    truth = np.concatenate([test.labels for test in tests])
+    scores = np.concatenate([head.scores(test.features) for test in tests])
+    found = results["models"]["federated"]
+    assert found["n"] == len(truth)
+    assert found["confusion"] == multilabel_confusion_matrix(truth, scores > 0).tolist()
+    assert found["accuracy"] == pytest.approx((truth == (scores > 0)).all(axis=1).mean())
+    assert found["hamming_loss"] == pytest.approx(hamming_loss(truth, scores > 0))
+    assert found["micro_f1"] == pytest.approx(f1_score(truth, scores > 0, average="micro"))
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, scores > 0, average="macro"))
+    assert found["auc"] == pytest.approx(roc_auc_score(truth, scores), abs=0.01)  # from histograms
+    own = next(site for site in results["sites"] if site["site"] == places[0].name)["federated"]
+    assert own["auc"] == pytest.approx(roc_auc_score(tests[0].labels, head.scores(tests[0].features)))
+
+
+def test_the_audit_is_of_the_label_that_the_study_names(run: RunFolder, results: dict[str, Any]) -> None:
+    audit = json.loads((run.path / "audit.json").read_text())
+    [[tn, fp], [fn, tp]] = results["models"]["federated"]["confusion"][0]
+    assert audit["classes"] == ["not disease", "disease"]
+    assert audit["positive"] == "disease"
+    assert (audit["n"], audit["positives"]) == (tn + fp + fn + tp, fn + tp)
+    assert audit["overall"]["tpr"]["value"] == pytest.approx(tp / (tp + fn))
+    assert audit["overall"]["fpr"]["value"] == pytest.approx(fp / (fp + tn))
+    report = (run.path / "report.html").read_text()
+    for text in ("st-depression", "Hamming loss", "Missed"):
+        assert text in report
+
+
+def test_the_command_prints_every_label_and_all_of_it_as_json(
+    run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(run.path, as_json=False)
+    printed = capsys.readouterr().out
+    for text in ("all labels right", "macro f1", "st-depression", "Hamming loss"):
+        assert text in printed
+    show(run.path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["results"]["models"]["federated"]["micro_f1"] > 0.6
+
+
+def test_a_run_resumed_after_a_round_ends_with_the_same_bytes(
+    run: RunFolder, hospitals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = RunFolder.checkpoint
+
+    def stop_after(self: RunFolder, number: int, *args: Any, **kwargs: Any) -> None:
+        keep(self, number, *args, **kwargs)
+        if number == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "checkpoint", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        simulation.simulate(hospitals / "study.toml", hospitals / "sites", runs=hospitals / "stopped")
+    monkeypatch.undo()
+    [path] = (hospitals / "stopped").iterdir()
+    simulation.resume(RunFolder.open(path))
+    for name in SAME:
+        assert (path / name).read_bytes() == (run.path / name).read_bytes(), name
+
+
+def test_a_gate_on_another_label_is_refused_with_those_there_are(hospitals: Path, tmp_path: Path) -> None:
+    text = POLICY + 'positive = "angina"\n'
+    (tmp_path / "policy.toml").write_text(text)
+    (tmp_path / "study.toml").write_text(STUDY.replace("rounds = 3", "rounds = 0"))
+    with pytest.raises(AuditError, match=r"angina.*not disease, disease"):
+        simulation.simulate(tmp_path / "study.toml", hospitals / "sites", runs=tmp_path, reference=False)
+
+
+def test_what_takes_one_class_says_so_in_one_sentence(
+    run: RunFolder, hospitals: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AuditError, match=r"the study is multilabel; mitigation looks at two classes"):
+        mitigate(run)
+    with pytest.raises(RunError, match=r"is multilabel; few-shot heads take one class a record"):
+        adaptation.evaluate(
+            run, hospitals, classes=None, method="ridge", n_way=2, n_shot=1, n_query=1, episodes=2
+        )
+    with pytest.raises(ConfigError, match=r"LogME and H-score take one class a record"):
+        ranking.rank(hospitals / "study.toml", hospitals / "sites")
+    assert not (run.path / SERVING_FILE).exists()
+
+
+def test_the_plan_knows_what_is_sent(hospitals: Path) -> None:
+    found = planning.estimate(hospitals / "study.toml", hospitals / "sites")
+    assert {e.what for e in found.exchanges} >= {"ridge sums", "validating a round", "audit"}
+    assert "histograms of the service" not in {e.what for e in found.exchanges}

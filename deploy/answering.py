@@ -111,10 +111,18 @@ class AuditedHead:
 
 @dataclass(frozen=True)
 class SiteHead:
-    """A few-shot head that a site fitted for itself, on the same backbone; not audited."""
+    """A few-shot head that a site fitted for itself, on the same backbone.
+
+    Attributes:
+        audited: Whether an auditor approved this very head.
+        positive: Index of the positive class, and `threshold`: the probability from which it is decided for, of an
+            audited head with two classes; the most probable class where None.
+    """
 
     head: AdaptedHead
-    audited: bool = field(default=False, init=False)
+    audited: bool = False
+    positive: int = 0
+    threshold: float | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -129,7 +137,11 @@ class SiteHead:
     def answer(self, features: NDArray[np.float32]) -> Answers:
         """See `Answerer`; abstains where a record is far from every class."""
         probabilities = self.head.predict_proba(features)
-        labels = [self.head.classes[i] for i in probabilities.argmax(axis=1)]
+        decided = probabilities.argmax(axis=1)
+        if self.threshold is not None:
+            chosen = probabilities[:, self.positive] >= self.threshold
+            decided = np.where(chosen, self.positive, 1 - self.positive)
+        labels = [self.head.classes[i] for i in decided.tolist()]
         if not self.with_sets:
             return Answers(labels, probabilities, None, np.zeros(len(labels), bool))
         named = self.head.predict_set(features)

@@ -1,15 +1,22 @@
 """The models a service holds: the audited one, swapped when a newer version is released, and sites' own heads."""
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from deploy.answering import Answerer, SiteHead
+from deploy.bundle import BACKBONE_FILE, COORDINATOR
 from deploy.journal import read_gate
 from deploy.served import Served
+from fairness.registered import Registered
+from fairness.signing import PublicKey
 from fewshot.adapt import AdaptedHead
 from foedus.errors import FewShotError, FoedusError
 
@@ -45,17 +52,19 @@ class Models:
         load: Verifies and opens what is current, given the one served; itself if that is still current.
         heads: Folder of sites' own heads (NAME.safetensors), looked at again on every `refresh`; or None.
         journal: Folder that monitoring writes its gate to; or None.
+        keys: Public keys of the auditors whose approval of a site's head counts.
     """
 
     load: Callable[[Served | None], Served]
     heads: Path | None = None
     journal: Path | None = None
+    keys: Sequence[PublicKey] = ()
     gate: dict[str, Any] = field(default_factory=lambda: dict(OPEN_GATE))
     problem: str | None = "no model is loaded"
     _served: Served | None = None
     _models: dict[str, Model] = field(default_factory=dict)
     _retired: list[tuple[float, Served]] = field(default_factory=list)
-    _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _seen: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -139,26 +148,51 @@ class Models:
         found = {path.stem: path for path in sorted(self.heads.glob(f"*{HEAD_SUFFIX}")) if path.is_file()}
         models = {served.bundle.name: self._models[served.bundle.name]}
         for stem, path in found.items():
-            name, stat = f"{served.bundle.name}.{stem}", path.stat()
-            stamp = (stat.st_mtime_ns, stat.st_size)
+            name, stamp = f"{served.bundle.name}.{stem}", _stamp(path)
             if self._seen.get(name) == stamp:
                 if name in self._models:
                     models[name] = self._models[name]
                 continue
             self._seen[name] = stamp
             try:
-                models[name] = Model(name, served.bundle.version, served, _site_head(path, served))
-                log.info("serving %s, which is not audited", name)
+                head, reasons = _site_head(path, served, self.keys)
+                models[name] = Model(name, served.bundle.version, served, head)
+                said = f"is not audited: {'; '.join(reasons)}" if reasons else "is audited"
+                log.info("serving %s, which %s", name, said)
             except FewShotError as error:
                 log.error("%s is not served: %s", path, error)
         self._models = models
 
 
-def _site_head(path: Path, served: Served) -> SiteHead:
-    head = AdaptedHead.load(path)
+def _stamp(path: Path) -> list[object]:
+    """What changes when a head or its audit does, and every day, as approvals expire."""
+    stats = [(each.name, each.stat()) for each in Registered(path).files]
+    return [
+        datetime.now(UTC).date(),
+        *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats),
+    ]
+
+
+def _site_head(path: Path, served: Served, keys: Sequence[PublicKey]) -> tuple[SiteHead, list[str]]:
+    """The head, and why it does not count as audited; both of the same bytes."""
+    try:
+        content = path.read_bytes()
+        head = AdaptedHead.from_bytes(content)
+    except (OSError, SafetensorError, ValueError):
+        raise FewShotError("it is not a head that Foedus saved; fit it again") from None
     dim, expected = head.head.weight.shape[1], served.embedder.spec.dim
     if dim != expected:
         raise FewShotError(
             f"it reads {dim} features, and the backbone gives {expected}; fit it on this model"
         )
-    return SiteHead(head)
+    registered, auditors = Registered(path), [key for key in keys if key.role != COORDINATOR]
+    reasons = registered.problems(
+        hashlib.sha256(content).hexdigest(),
+        backbone_sha256=served.bundle.manifest.files[BACKBONE_FILE].sha256,
+        keys=auditors,
+    )
+    if reasons:
+        return SiteHead(head), reasons
+    report = registered.report()
+    threshold = report.policy.decision_threshold
+    return SiteHead(head, True, head.classes.index(report.positive), threshold), []

@@ -86,7 +86,7 @@ class Service:
         self.settings, self.meters = settings, Meters()
         self._refused: Path | None = None
         self.journal = None if settings.journal is None else Journal(settings.journal)
-        self.models = Models(self._load, settings.heads, settings.journal)
+        self.models = Models(self._load, settings.heads, settings.journal, settings.keys)
         self.models.open()
         self.health = health.HealthServicer()
         self.server, self.port = self._bind()

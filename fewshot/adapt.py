@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fewshot.closed_form import fit_ridge
 from fewshot.guarantees import Guarantees, guarantees
@@ -24,6 +24,8 @@ from foedus.statistic import Arrays
 from foedus.study import Method
 
 FORMAT = "foedus-adapted-head/1"
+NEAR = 1e-5
+"""A row this near to a case, by its length, is the case: whitening rounds, to some 1e-7."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class AdaptedHead:
 
     def predict_proba(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n, n_classes), rows sum to 1; features (n, d) as the support's were (standardised or not)."""
-        return self.head.probabilities(self._seen(features))
+        return self.head.probabilities(self.seen(features))
 
     def predict(self, features: NDArray[np.floating], *, reject: bool = False) -> list[str]:
         """The most probable class of each row, by name; with `reject`, "none of these" far from all of them.
@@ -59,8 +61,29 @@ class AdaptedHead:
         names = [self.classes[i] for i in self.predict_proba(features).argmax(1)]
         if not reject:
             return names
-        strange = self._require_support().rejects(self._seen(features))
+        strange = self._require_support().rejects(self.seen(features))
         return [NONE_OF_THESE if odd else name for name, odd in zip(names, strange, strict=True)]
+
+    def seen(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(n, d), as the linear head reads them."""
+        dim = self.head.weight.shape[1]
+        if features.ndim != 2 or features.shape[1] != dim:
+            raise FewShotError(f"features have shape {features.shape}, expected (n, {dim})")
+        seen = features if self.whitening is None else self.whitening.transform(features)
+        return seen.astype(np.float32)
+
+    def is_case(self, features: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """(n,), whether a row is one of the cases it was fitted on, or so near to one that it could be.
+
+        Raises:
+            FewShotError: If no case was kept.
+        """
+        cases, rows = self._require_support().features.astype(np.float64), self.seen(features)
+        norms = (cases**2).sum(1)
+        found = [
+            bool((((cases - row) ** 2).sum(1) <= NEAR**2 * norms).any()) for row in rows.astype(np.float64)
+        ]
+        return np.array(found, bool)
 
     def predict_set(
         self, features: NDArray[np.floating], alpha: float = 0.1, *, per_class: bool = False
@@ -70,7 +93,7 @@ class AdaptedHead:
         Raises:
             FewShotError: If no case was kept, or alpha is not between 0 and 1.
         """
-        sets = self._require_support().sets(self._seen(features), alpha=alpha, per_class=per_class)
+        sets = self._require_support().sets(self.seen(features), alpha=alpha, per_class=per_class)
         return [[self.classes[i] for i in np.flatnonzero(row)] for row in sets]
 
     @property
@@ -92,13 +115,6 @@ class AdaptedHead:
         whitening = {} if self.whitening is None else self.whitening.arrays()
         support = {} if self.support is None else self.support.arrays()
         return self.head.arrays() | whitening | support
-
-    def _seen(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        dim = self.head.weight.shape[1]
-        if features.ndim != 2 or features.shape[1] != dim:
-            raise FewShotError(f"features have shape {features.shape}, expected (n, {dim})")
-        seen = features if self.whitening is None else self.whitening.transform(features)
-        return seen.astype(np.float32)
 
     def _require_support(self) -> SupportSet:
         if self.support is None:
@@ -156,13 +172,23 @@ class AdaptedHead:
             FewShotError: If the file is missing or is something else.
         """
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                about = json.loads((file.metadata() or {}).get("foedus", "{}"))
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
+            return cls.from_bytes(path.read_bytes())
+        except OSError:
             raise FewShotError(f"{path} does not exist; fit a head with `foedus fewshot fit`") from None
-        except (SafetensorError, json.JSONDecodeError, OSError):
+        except (SafetensorError, ValueError):
             raise FewShotError(f"{path} is not a head that Foedus saved; fit it again") from None
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "AdaptedHead":
+        """The head in the content of a file that `save` wrote.
+
+        Raises:
+            FewShotError: If it does not describe a head.
+            SafetensorError, ValueError: If it is something else.
+        """
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = json.loads(header.get("__metadata__", {}).get("foedus", "{}"))
         return cls.from_arrays(arrays, about)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.workplace import Workplace
+from clients.workplace import Part, Workplace
 from fewshot.adapt import adapt
 from fewshot.comparison import paired
 from fewshot.episode_sums import EpisodeResult, EpisodeSums
@@ -136,8 +136,9 @@ def fit(
     out: Path,
     names: bool = False,
     keep_cases: bool = True,
+    hold_out_test: bool = False,
 ) -> dict[str, Any]:
-    """Fit a head on all labelled examples of a site, and save it to `out`.
+    """Fit a head on the labelled examples of a site, and save it to `out`.
 
     Args:
         run: A finished run that had a few-shot stage.
@@ -147,6 +148,7 @@ def fit(
         out: The file.
         names: Shrink the ridge towards what the texts that name the classes say.
         keep_cases: Keep the cases' features with the head, for prediction sets and "none of these".
+        hold_out_test: Leave out the site's test examples, so that they can audit the head.
 
     Returns:
         The method, the number of examples of each class, and what they can promise.
@@ -163,7 +165,8 @@ def fit(
             'use foedus fewshot evaluate, or run the study with align = "none".'
         )
     workplace = Workplace(site, study)
-    support = workplace.examples("all", standardiser=standardiser, tuned=read_tuned(run.path / "model"))
+    splits: tuple[Part, ...] = ("train", "validation") if hold_out_test else ("all",)
+    support = workplace.examples(*splits, standardiser=standardiser, tuned=read_tuned(run.path / "model"))
     towards = _named(study, standardiser) if names else None
     if names and towards is None:
         raise FewShotError(f"backbone '{study.backbone.source}' reads no text; leave --names out")
@@ -192,6 +195,18 @@ def _named(study: Study, standardiser: Standardiser) -> NDArray[np.float32] | No
     return None if raw is None else on_standardised(raw, standardiser).weight
 
 
+def of_classes(study: Study, classes: list[str]) -> Study:
+    """The study with other classes; itself where they are its own.
+
+    Raises:
+        ConfigError: If one is named twice or is blank.
+    """
+    if classes == study.study.classes:
+        return study
+    values = {**study.study.model_dump(), "classes": classes, "class_texts": None, "positive": None}
+    return study.model_copy(update={"study": validate(Identity, values, source="--classes")})
+
+
 def _open(run: RunFolder, classes: list[str] | None) -> tuple[Study, Standardiser, Whitening]:
     if run.study().multilabel:
         raise RunError(f"run '{run.run_id}' is multilabel; few-shot heads take one class a record.")
@@ -201,7 +216,6 @@ def _open(run: RunFolder, classes: list[str] | None) -> tuple[Study, Standardise
         )
     study = run.study()
     if classes is not None:
-        values = {**study.study.model_dump(), "classes": classes, "class_texts": None, "positive": None}
-        study = study.model_copy(update={"study": validate(Identity, values, source="--classes")})
+        study = of_classes(study, classes)
     standardiser = Standardiser.from_arrays(files.read_arrays(run.path / HEAD_FILE))
     return study, standardiser, Whitening.from_arrays(files.read_arrays(run.path / WHITENING_FILE))

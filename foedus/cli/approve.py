@@ -76,7 +76,7 @@ def sign(
 
 
 def approve(
-    run: Annotated[str, typer.Argument(help="Run id or folder.")],
+    run: Annotated[str, typer.Argument(help="Run id or folder; or the file of a site's own audited head.")],
     key: Key,
     reason: Annotated[str | None, typer.Option("--reason", help="Kept with your signature.")] = None,
     waive: Annotated[
@@ -86,22 +86,28 @@ def approve(
     runs: Runs = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign that a run's model may be released. Exit code 1 if anything speaks against it.
+    """Sign that a run's model may be released, or a site's own head served. Exit code 1 if anything speaks against it.
 
     Example: foedus approve heart-20261121-101500-1f2e --key auditor/jane.key
+
+    Example: foedus approve heads/ward.safetensors --key auditor/jane.key
     """
+    from fairness.registered import Registered
     from fairness.signing import load_signer
     from foedus import approval
     from foedus.errors import ConfigError
     from foedus.runs import find_run
 
-    folder = find_run(runs, run)
     waived = dict(text.partition("=")[::2] for text in waive or [])
     if not all("=" in text for text in waive or []):
         raise ConfigError(
             "--waive", ["write GATE=REASON, e.g. --waive tpr:sex='few women; reviewed by hand'"]
         )
-    found = approval.approve(folder, load_signer(key, passphrase=ask_passphrase), reason=reason, waive=waived)
+    signer = load_signer(key, passphrase=ask_passphrase)
+    if Path(run).is_file():
+        found = Registered(Path(run)).approve(signer, reason=reason, waive=waived)
+    else:
+        found = approval.approve(find_run(runs, run), signer, reason=reason, waive=waived)
     if as_json:
         print_json(found.model_dump())
         return

@@ -16,6 +16,7 @@ from foedus.errors import ConfigError
 
 if TYPE_CHECKING:
     from foedus import study
+    from foedus.runs import RunFolder
 
 app = typer.Typer(help="Adapt a federated model from a handful of labelled examples.", no_args_is_help=True)
 Method = Annotated[Literal["prototypical", "ridge", "maml"], typer.Option("--method", help="Kind of head.")]
@@ -141,26 +142,29 @@ def fit(
             help="Keep the features of the cases in the file: prediction sets and rejection need them."
         ),
     ] = True,
+    hold_out_test: Annotated[
+        bool,
+        typer.Option("--hold-out-test", help="Leave the site's test rows out, so that they can audit it."),
+    ] = False,
     runs: Runs = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a head on all labelled examples at a site, save it, and say what so many cases can promise.
+    """Fit a head on the labelled examples at a site, save it, and say what so many cases can promise.
 
     Example: foedus fewshot fit cheques-20261121-101500-1f2e --site sites/newbank --out head.safetensors
     """
     from foedus import adaptation
-    from foedus.runs import RunFolder, find_run
 
-    folder = RunFolder(Path(run)) if (Path(run) / "manifest.json").is_file() else find_run(runs, run)
     target = _target(out, register, name)
     found = adaptation.fit(
-        folder,
+        _run_or_bundle(run, runs),
         site,
         classes=_split(classes),
         method=method,
         out=target,
         names=names,
         keep_cases=keep_cases,
+        hold_out_test=hold_out_test,
     )
     if as_json:
         print_json(found)
@@ -173,7 +177,48 @@ def fit(
         console.print(
             "The file holds the features of these cases (--no-keep-cases leaves them out): keep it here."
         )
-    console.print("It has not been audited; do not deploy it before foedus audit run has passed on it.")
+    console.print("It has not been audited: foedus fewshot audit looks at it, and an auditor approves it.")
+
+
+@app.command("audit")
+def audit(
+    run: Annotated[str, typer.Argument(help="The run, or the folder of the bundle, it was fitted on.")],
+    site: SiteFolder,
+    register: Annotated[Path, typer.Option("--register", help="The --heads folder of the service.")],
+    name: Annotated[str, typer.Option("--name", help="Of the head: served as STUDY.NAME.")] = "own",
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="The auditor's policy for a site's own heads; the run's by default."),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a registered head on labelled rows it has not seen. Exit code 1 if a gate fails. Nothing leaves.
+
+    Example: foedus fewshot audit releases/heart/0001 --support sites/ward --register heads --name ward
+    """
+    from foedus.cli.output import verdict_lines
+    from foedus.head_audit import audit_head
+
+    head = _target(None, register, name)
+    report = audit_head(_run_or_bundle(run, runs), site, head, policy=policy)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        console.print(
+            f"{report.study}: {report.n} rows it has not seen, {report.positives} {report.positive}"
+        )
+        for line in verdict_lines(report.to_dict()):
+            console.print(line)
+        console.print(f"Next, the auditor: foedus approve {head} --key auditor/NAME.key", soft_wrap=True)
+    if report.verdict == "fail":
+        raise typer.Exit(1)
+
+
+def _run_or_bundle(name: str, runs: Path) -> "RunFolder":
+    from foedus.runs import RunFolder, find_run
+
+    return RunFolder(Path(name)) if (Path(name) / "manifest.json").is_file() else find_run(runs, name)
 
 
 def _target(out: Path | None, register: Path | None, name: str) -> Path:

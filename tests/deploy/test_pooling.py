@@ -42,7 +42,10 @@ def masked(make_approved: Callable[..., Made], tmp_path_factory: pytest.TempPath
     """The toy study under masks."""
     rng = np.random.default_rng(5)
     study = TOY.replace('mode = "open"', 'mode = "secure-only"')
-    rows = {name: [row(*rng.normal(size=3), i) for i in range(800)] for name in SITES}
+    values = {name: rng.normal(size=(800, 3)).tolist() for name in SITES}
+    rows = {
+        name: [row(a, b, noise, i) for i, (a, b, noise) in enumerate(found)] for name, found in values.items()
+    }
     made = make_approved(tmp_path_factory.mktemp("masked"), study, rows, kind='kind = "table"')
     for name in SITES:
         site = made.folder / "sites" / name / "site.toml"
@@ -294,6 +297,6 @@ def test_the_command_pools_and_says_so(
     assert result.exit_code == 1
     assert json.loads(result.stdout)["sites"] == 3
     shown = CliRunner().invoke(app, [*asked, *trusted])
-    assert "3 sites, 900 records, 900 labels" in shown.stdout
+    assert "3 sites, 900 records, 900 labels" in str(shown.stdout)
     both = CliRunner().invoke(app, [*asked, *trusted, "--labels", "labels.csv"])
     assert isinstance(both.exception, ConfigError)

@@ -193,3 +193,25 @@ def test_too_few_examples_of_the_novel_classes_end_the_run_with_what_they_take(t
     assert not toy.finished()
     listed = toy.foedus("list", "--json")
     assert json.loads(listed.out)[0]["status"] == "failed"
+
+
+def test_a_registered_head_is_audited_and_approved(toy: Toy, run: str) -> None:
+    strict = Path("policy.toml").read_text()
+    alone = (
+        '\n[evidence]\nmin_sites = 1\ninconclusive = "waive_with_signature"\n[disclosure]\nmin_sites = 1\n'
+    )
+    Path("heads.toml").write_text(strict + alone)
+    place = ("--support", "sites/west", "--register", "heads", "--name", "ward")
+    assert toy.foedus("fewshot", "fit", run, *place, "--hold-out-test").code == 0
+    refused = toy.foedus("fewshot", "audit", run, *place)
+    assert refused.code == 2
+    assert "asks for 3 sites behind a figure" in " ".join(refused.err.split())
+    done = toy.foedus("fewshot", "audit", run, *place, "--policy", "heads.toml")
+    assert done.code == 0
+    assert "toy.ward: " in done.out
+    assert "foedus approve heads/ward.safetensors" in done.out
+    assert toy.foedus("auditor", "init", "--name", "jane").code == 0
+    approve = ("approve", "heads/ward.safetensors", "--key", "auditor/jane.key")
+    assert "tpr:sex: inconclusive" in toy.foedus(*approve).err
+    assert toy.foedus(*approve, "--waive", "tpr:sex=few cases; read one by one").code == 0
+    assert Path("heads/ward.audit/approval.json").exists()

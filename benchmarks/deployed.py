@@ -1,11 +1,12 @@
 """What a round costs beyond its work in a real federation of two sites: our executor beside Flower's own.
 
-    python benchmarks/deployed.py [--rounds 6] [--slope 2 4 8] [--out benchmarks/results/deployed.json]
+    python benchmarks/deployed.py [--rounds 6] [--slope 2 4 8] [--large 2 8 16] [--out benchmarks/results/deployed.json]
 
 One coordinator (TLS, node authentication, open door) on loopback and two sites with a table of 120 rows, whose
 training takes milliseconds; so a round's seconds are overhead. First with `foedus site start`, then with
 Flower's own `flower-supernode` in its default isolation, which starts a process for every message. With --slope
-then as many sites as asked for, and the peak memory of the server's process and of the run's.
+then as many sites as asked for, and the peak memory of the server's process and of the run's; with --large the
+same for a study that tunes all of MiniLM-L6, so that every site sends an update of 90 MB.
 """
 
 import argparse
@@ -62,12 +63,16 @@ class Stock(Loopback):
         )
 
 
-def measured(kind: type[Loopback], rounds: int, *, n_sites: int = 2) -> dict[str, Any]:
+def measured(
+    kind: type[Loopback], rounds: int, *, n_sites: int = 2, large: bool = False, door: str = "open"
+) -> dict[str, Any]:
     """Seconds of each round but the first, and peak memory of the coordinator's processes, MiB."""
+    names = [f"site-{i:02d}" for i in range(n_sites)]
     with tempfile.TemporaryDirectory(prefix="foedus-deployed-") as scratch:
         folder = Path(scratch)
-        sites = federations.write_sites(folder / "sites", [f"site-{i:02d}" for i in range(n_sites)])
-        study = federations.write_study(folder, rounds=rounds, door="open")
+        write = federations.write_large_sites if large else federations.write_sites
+        write_study = federations.write_large_study if large else federations.write_study
+        sites, study = write(folder / "sites", names), write_study(folder, rounds=rounds, door=door)
         with kind(folder / COORDINATOR, sites) as federation:
             federation.foedus("run", study, "--home", federation.home, "--detach")
             run = RunFolder.open(federation.run_folders()[-1])
@@ -76,9 +81,14 @@ def measured(kind: type[Loopback], rounds: int, *, n_sites: int = 2) -> dict[str
                 conducting = max(conducting, peak_mib(run.state().get("pid")))
                 time.sleep(0.3)
             memory = {"server_mib": peak_mib(server), "run_mib": conducting}
+            if run.state()["status"] != "finished":
+                raise SystemExit(f"the run is {run.state()}; {federation.tails()}")
             each = [round(line["seconds"], 2) for line in run.rounds()][1:]
+            up = max(line["bytes_up"] for line in run.rounds()) // n_sites
     return {
         "sites": n_sites,
+        "door": door,
+        "bytes_up_a_site": up,
         **memory,
         "rounds_s": each,
         "median_s": round(median(each), 2),
@@ -96,19 +106,35 @@ def peak_mib(pid: int | None) -> float:
     return round(int(found[0].split()[1]) / 1024, 1) if found else 0.0
 
 
+def compared(rounds: int, slope: list[int]) -> dict[str, Any]:
+    """Our executor and Flower's at two sites, then ours at as many as asked for."""
+    found: dict[str, Any] = {
+        name: measured(kind, rounds) for name, kind in (("foedus", Loopback), ("flower", Stock))
+    }
+    ratio = round(found["flower"]["median_s"] / found["foedus"]["median_s"], 2)
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    more = {"slope": [measured(Loopback, rounds, n_sites=n) for n in slope]} if slope else {}
+    return {"machine": machine, **found, "flower_over_foedus": ratio, **more}
+
+
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--slope", type=int, nargs="*", default=[])
+    parser.add_argument("--large", type=int, nargs="*", default=[])
+    parser.add_argument("--only-large", action="store_true", help="leave the figures beside it as they are")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/deployed.json")
     given = parser.parse_args()
-    found = {name: measured(kind, given.rounds) for name, kind in (("foedus", Loopback), ("flower", Stock))}
-    ratio = round(found["flower"]["median_s"] / found["foedus"]["median_s"], 2)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result = {"machine": machine, **found, "flower_over_foedus": ratio}
-    if given.slope:
-        result["slope"] = [measured(Loopback, given.rounds, n_sites=n) for n in given.slope]
+    result = files.read_json(given.out) if given.only_large else compared(given.rounds, given.slope)
+    if given.large:
+        doors = ("open", "secure-only")
+        result["large"] = [
+            measured(Loopback, 3, n_sites=n, large=True, door=door)
+            for door in doors
+            for n in given.large
+            if door == "open" or n > 2
+        ]
     files.write_json(given.out, result)
     print(json.dumps(result))
 

@@ -63,6 +63,50 @@ def write_study(folder: Path, *, rounds: int, door: str) -> Path:
     return path
 
 
+LARGE_STUDY = """
+[study]
+name = "large"
+classes = ["no", "yes"]
+[backbone]
+source = "bundled:minilm-l6"
+tune = "full"
+max_tokens = 16
+[tuning]
+optimizer = "sgd"
+[federation]
+rounds = {rounds}
+lr = 0.1
+min_sites = 2
+start = "prototypes"
+round_timeout_s = 1800
+[door]
+mode = "{door}"
+"""
+LARGE_SITE = SITE.replace('kind = "table"', 'kind = "text"').replace('label = "y"', 'label = "y"\ntext = "x"')
+
+
+def write_large_sites(folder: Path, names: Sequence[str], *, n: int = 40) -> dict[str, Path]:
+    """Name to folder of sites with a few short texts each."""
+    found = {}
+    for seed, name in enumerate(names):
+        rng = np.random.default_rng(seed)
+        y = rng.choice(["yes", "no"], n)
+        words = np.where(y == "yes", "profit", "loss")
+        x = [f"the {word} of quarter {number}" for number, word in enumerate(words)]
+        found[name] = folder / name
+        found[name].mkdir(parents=True)
+        pd.DataFrame({"x": x, "y": y}).to_csv(found[name] / "data.csv", index=False)
+        (found[name] / "site.toml").write_text(LARGE_SITE.format(name=name))
+    return found
+
+
+def write_large_study(folder: Path, *, rounds: int, door: str) -> Path:
+    """study.toml; 22.6 million numbers learn, so an update is 90 MB."""
+    path = folder / f"large-{door}-{rounds}.toml"
+    path.write_text(LARGE_STUDY.format(rounds=rounds, door=door))
+    return path
+
+
 def sent(site: Path, since: int = 0) -> list[dict[str, Any]]:
     """What a site's node has sent, after the first `since` lines of egress.jsonl."""
     path = site / ".foedus/node/egress.jsonl"

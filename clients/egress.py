@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from copy import copy
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
@@ -30,6 +30,7 @@ LONGEST_WORD = 10_000_000
 LONGEST_REASON = 1_000
 UNMASKED = frozenset({"open", "local-dp"})
 """Doors through which a contribution leaves without masks."""
+_NOTHING = Array(dtype="uint8", shape=(0,), stype=records.PACKED, data=b"")
 _OWN_ERRORS = {
     int(ErrorCode.LOAD_CLIENT_APP_EXCEPTION): (
         f"this site runs foedus {__version__} and nothing else; install the same version on both sides"
@@ -72,11 +73,18 @@ def _problems(message: Message, policy: PolicySection) -> Iterator[str]:
 
 
 def _array_problems(name: str, record: ArrayRecord, policy: PolicySection) -> Iterator[str]:
-    if name == records.LANES and set(record) - {records.NARROW, records.WIDE}:
+    try:
+        arrays = records.from_record(record)
+    except ValueError:
+        yield "arrays that cannot be read"
+        return
+    if records.to_record(arrays)[records.PACKED].data != record.get(records.PACKED, _NOTHING).data:
+        yield "something beside the arrays in their record"
+    if name == records.LANES and set(arrays) - {records.NARROW, records.WIDE}:
         yield "arrays beside the masked ones"
     if name == records.ARRAYS and not (policy.release_site_metrics or UNMASKED & set(policy.doors)):
         yield "a contribution without masks, and the site's policy has no door for one"
-    for array in records.from_record(record).values():
+    for array in arrays.values():
         if array.dtype.kind not in "fiu":
             yield f"an array of {array.dtype}, not of numbers"
         elif not np.isfinite(array).all():

@@ -1,8 +1,10 @@
-"""Wire keys, and plain arrays to Flower's records and back. No pickle: arrays are numpy's own format."""
+"""Wire keys, and plain arrays to Flower's records and back, without pickle."""
 
 import hashlib
 import json
 
+import numpy as np
+import safetensors.numpy
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from foedus.statistic import Arrays
@@ -53,18 +55,41 @@ ROSTER = "roster"
 LANES, NARROW, WIDE = "lanes", "narrow", "wide"
 
 
+PACKED = "packed"
+"""The one array of a record that travels: bytes in the format of safetensors, which knows no pickle."""
+
+
 def to_record(arrays: Arrays) -> ArrayRecord:
-    """Arrays as Flower carries them."""
+    """Arrays as they travel: packed, since Flower asks for every array of a record by itself, twice a hop."""
+    content = safetensors.numpy.save(
+        {
+            f"{place:05d}/{name}": np.ascontiguousarray(array)
+            for place, (name, array) in enumerate(arrays.items())
+        }
+    )
+    return ArrayRecord({PACKED: Array(dtype="uint8", shape=(len(content),), stype=PACKED, data=content)})
+
+
+def to_named_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays by name, as Flower's strategies read them."""
     return ArrayRecord({name: Array(value) for name, value in arrays.items()})
 
 
 def from_record(record: ArrayRecord) -> Arrays:
-    """Flower's arrays as numpy; object arrays are refused by numpy itself (no pickle).
+    """The arrays of either kind of record, in the order they were given; nothing is unpickled.
 
     Raises:
-        ValueError: If an array cannot be decoded.
+        ValueError: If they cannot be decoded, or lie beside others.
     """
-    return {name: array.numpy() for name, array in record.items()}
+    if PACKED not in record:
+        return {name: array.numpy() for name, array in record.items()}
+    if len(record) > 1:
+        raise ValueError("a packed record holds other arrays beside it")
+    try:
+        found = safetensors.numpy.load(record[PACKED].data)
+    except safetensors.SafetensorError as error:
+        raise ValueError("a packed record cannot be decoded") from error
+    return {name.partition("/")[2]: found[name] for name in sorted(found)}
 
 
 def digest(message: Message) -> bytes:

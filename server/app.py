@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from foedus.runs import FEWSHOT_FILE, RunFolder
 from foedus.traffic import ASKED_FILE
 from server.adaptation import evaluate_fewshot, learn_whitening
 from server.federation import Federation
+from server.home import read_nodes
 from server.inherited import audit_of_start, private_note, start_and_trained
 from server.pooling import conduct_pool
 from server.private import begin_private
@@ -48,6 +49,8 @@ PRIVATE_NAMES = (
 """Flower's names that are used here and are not public; a test imports each."""
 RUN_KEY = "run-folder"
 """Run configuration: the folder of the run, which holds its study."""
+NODES_KEY = "nodes-file"
+"""Run configuration: the file that says which node is which approved site; missing where nobody is approved."""
 Stage = Callable[[str, dict[str, Any]], None]
 """Called with the name of each stage and what it found; for progress only."""
 
@@ -69,10 +72,11 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder.open(Path(str(context.run_config[RUN_KEY])))
     run.set_state("running", pid=os.getpid())
     try:
+        approved = read_nodes(Path(str(context.run_config.get(NODES_KEY, ""))))
         if (run.path / ASKED_FILE).exists():
-            conduct_pool(grid, run)
+            conduct_pool(grid, run, approved=approved)
         else:
-            conduct(grid, run)
+            conduct(grid, run, approved=approved)
         run.seal()
     except LOST as error:
         log.warning("the server was lost (%s); the run goes on from its last round once it is back", error)
@@ -83,8 +87,16 @@ def main(grid: Grid, context: Context) -> None:
     run.set_state("finished", problem=None)
 
 
-def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcome:
+def conduct(
+    grid: Grid, run: RunFolder, *, stage: Stage | None = None, approved: Mapping[int, str] | None = None
+) -> Outcome:
     """The whole pipeline, from the study in the run folder to its report; resumes where it stopped.
+
+    Args:
+        grid: Flower's, or one of ours.
+        run: With the study.
+        stage: Told of the progress.
+        approved: Node id to the name it was approved under, in a federation with a roster.
 
     Raises:
         DoorError: If the study's door mode is not available.
@@ -97,7 +109,7 @@ def conduct(grid: Grid, run: RunFolder, *, stage: Stage | None = None) -> Outcom
     study = run.study()
     describe(study.backbone, study.table)  # an unknown one is one error here, not a refusal by every site
     tell("enlist", {})
-    federation = Federation.enlist(grid, study, run.run_id)
+    federation = Federation.enlist(grid, study, run.run_id, approved=approved)
     tell("start", {"sites": sorted(federation.cohort.values()), "refused": federation.refused})
     training = _begin_or_resume(federation, run)
     tell("rounds", {"total": study.federation.rounds, "done": training.round})

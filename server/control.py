@@ -108,9 +108,10 @@ class Control:
         found = self._ask(self._client.ListNodes, ListNodesRequest()).nodes_info
         return {bytes(node.public_key): (int(node.node_id), str(node.status)) for node in found}
 
-    def register(self, public_key: bytes, *, name: str) -> None:
-        """Let a node in."""
-        self._ask(self._client.RegisterNode, RegisterNodeRequest(public_key=public_key, name=name))
+    def register(self, public_key: bytes, *, name: str) -> int:
+        """Let a node in; returns its id."""
+        request = RegisterNodeRequest(public_key=public_key, name=name)
+        return int(self._ask(self._client.RegisterNode, request).node_id)
 
     def unregister(self, node: int) -> None:
         """Shut a node out."""

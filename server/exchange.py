@@ -20,7 +20,10 @@ from foedus.errors import DoorError, RoundError
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.2
+SOONEST_S, LATEST_S, GROWTH = 0.1, 1.0, 1.3
+"""Between two looks for replies: from the first, growing to the last while none comes."""
+LOST_S = 2.0
+"""Between two looks for sites that were lost and came back."""
 Accept = Callable[[str, Message], None]
 """Takes a site's name and its reply; raises DoorError to reject it."""
 
@@ -77,10 +80,14 @@ class Cohort:
         outbox = {message.metadata.dst_node_id: message for message in messages}
         gathered = Gathered(sorted(self.names[node] for node in outbox))
         flight = _Flight(self.grid, outbox)
+        pause = SOONEST_S
         while flight.waiting and time.monotonic() - begun < self.timeout_s:
-            if not self._pull(flight, accept, gathered, what):
-                flight.resend_lost()
-                time.sleep(POLL_S)
+            if self._pull(flight, accept, gathered, what):
+                pause = SOONEST_S
+                continue
+            flight.resend_lost()
+            time.sleep(pause)
+            pause = min(pause * GROWTH, LATEST_S)
         for node in flight.waiting:
             gathered.rejected[self.names[node]] = f"no answer within {self.timeout_s:g} s"
         gathered.answered.sort()
@@ -135,6 +142,7 @@ class _Flight:
         self.lost: set[int] = set()
         self.sent_at: dict[int, float] = {}
         self.bytes_down = 0
+        self._looked = time.monotonic()
         self._send(list(outbox))
 
     @property
@@ -144,6 +152,9 @@ class _Flight:
 
     def resend_lost(self) -> None:
         """Send again to nodes that came back: Flower never redelivers a message by itself."""
+        if time.monotonic() < self._looked + LOST_S:
+            return
+        self._looked = time.monotonic()
         online = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
         restarted = {n for n in self.pending.values() if self._restarted(n, online.get(n))}
         self.pending = {i: n for i, n in self.pending.items() if n not in restarted}

@@ -17,7 +17,8 @@ from flwr.supercore.constant import TaskType
 
 from foedus import executing
 from foedus.errors import RunError
-from server.app import RUN_KEY, app
+from server.app import NODES_KEY, RUN_KEY, app
+from server.home import NODES
 
 flower: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
 """The module; its package has a function of the same name."""
@@ -45,7 +46,7 @@ def look(content: bytes, **options: Any) -> None:
 
 
 def run_config(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The one thing a run may say: its folder, which must be one of this coordinator's.
+    """The one thing a run may say: its folder, which must be one of this coordinator's; and who the sites are.
 
     Raises:
         RunError: If it is elsewhere.
@@ -54,7 +55,7 @@ def run_config(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     run = Path(str(given.get(RUN_KEY, ""))).resolve()
     if run.parent != runs:
         raise RunError("the run's folder is not one of this coordinator's; start studies with foedus run")
-    return {RUN_KEY: str(run)}
+    return {RUN_KEY: str(run), NODES_KEY: str(runs.parent / NODES)}
 
 
 def conduct(*, grid: Any, context: Any, **ignored: Any) -> Any:

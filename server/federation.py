@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import sqrt
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from foedus import __version__, noising, records
-from foedus.backbones import Standardiser
+from foedus.backbones import Standardiser, describe
 from foedus.budget import plan, release_of
 from foedus.door import COLLUDERS
 from foedus.errors import DoorError, RoundError
@@ -63,21 +64,35 @@ class Federation:
     sums: Sums = field(default_factory=PlainSums)
 
     @classmethod
-    def enlist(cls, grid: Grid, study: Study, run_id: str) -> "Federation":
+    def enlist(
+        cls, grid: Grid, study: Study, run_id: str, *, approved: Mapping[int, str] | None = None
+    ) -> "Federation":
         """Ask every node on the grid whether it takes part.
 
+        Args:
+            grid: Flower's, or one of ours.
+            study: What is conducted.
+            run_id: Names the run in every message.
+            approved: Node id to the name it was approved under; a node may answer under no other.
+
         Raises:
-            RoundError: If fewer than min_sites agree, two share a name, or versions or backbones differ.
+            RoundError: If fewer than min_sites agree; a site that shares a name with another, or has another
+                version or backbone than the coordinator, does not count.
         """
-        labels = grid.labels if isinstance(grid, LocalGrid) else {}
+        labels = approved or (grid.labels if isinstance(grid, LocalGrid) else {})
         nodes = {node: labels.get(node, f"node-{node}") for node in sorted(grid.get_node_ids())}
+        own = cache(lambda: describe(study.backbone, study.table).digest)
         federation = cls(grid, study, run_id, nodes, {}, {})
         new_sites = study.newcomers
         names: dict[str, str] = {}
         rosters: dict[str, Roster] = {}
 
         def accept(node: str, reply: Message) -> None:
-            name = _agreed_name(reply, set(names.values()))
+            name = _agreed_name(reply, set(names.values()), backbone=own())
+            if approved and name != node:
+                raise DoorError(
+                    f"it answers as '{name}' and was approved as '{node}'; give it that name in its site.toml"
+                )
             if study.door.masked and name not in new_sites:
                 rosters[name] = _agreed_roster(reply, name, rosters)
             names[node] = name
@@ -279,7 +294,7 @@ def _agreed_roster(reply: Message, name: str, others: Mapping[str, Roster]) -> R
     return roster
 
 
-def _agreed_name(reply: Message, taken: set[str]) -> str:
+def _agreed_name(reply: Message, taken: set[str], *, backbone: str) -> str:
     words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
     name, version = str(words.get(records.SITE, "")), str(words.get(records.VERSION, ""))
     if not name:
@@ -287,6 +302,12 @@ def _agreed_name(reply: Message, taken: set[str]) -> str:
     if version != __version__:
         raise DoorError(
             f"site '{name}' runs Foedus {version}, the coordinator {__version__}; install the same"
+        )
+    digest = str(words.get(records.BACKBONE, ""))
+    if digest != backbone:
+        raise DoorError(
+            f"site '{name}' has another backbone (digest {digest[:12] or 'missing'}) than the coordinator "
+            f"({backbone[:12]}); put the same files at both"
         )
     if name in taken:
         raise DoorError(f"another node already answers as '{name}'; site names must differ")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from foedus.secure.roster import MIN_SITES, Roster
 from server.roles import Role
 
 SETTINGS, IDENTITY, TOKENS, SECRET = "coordinator.json", "identity.key", "tokens.json", "executor.secret"
+NODES = "nodes.json"
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,11 @@ class Home:
             return None
         return Roster.build(sites={name: request.identity for name, request in approved.items()})
 
+    def note_nodes(self, names: Mapping[int, str]) -> None:
+        """Keep which of Flower's nodes is which approved site, for the runs."""
+        if names != read_nodes(self.folder / NODES):
+            files.write_json(self.folder / NODES, {str(node): name for node, name in names.items()})
+
     def kit(self, site: str) -> Kit:
         """What an approved site needs to join."""
         key = Ed25519PrivateKey.from_private_bytes((self.folder / IDENTITY).read_bytes())
@@ -191,6 +198,11 @@ class Home:
     def _write_kits(self) -> None:
         for site in self.approved():
             files.write_bytes(self.kit_file(site), self.kit(site).encode().encode())
+
+
+def read_nodes(path: Path) -> dict[int, str]:
+    """Node id to site name, as `Home.note_nodes` kept them; none where there is no such file."""
+    return {int(node): name for node, name in files.read_json(path).items()} if path.is_file() else {}
 
 
 def read_tokens(path: Path) -> dict[str, dict[str, str]]:

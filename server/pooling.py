@@ -1,5 +1,7 @@
 """The coordinator's question to the sites that serve: what went through the model? Answered by one sum."""
 
+from collections.abc import Mapping
+
 from flwr.serverapp import Grid
 
 from foedus import files, records
@@ -12,7 +14,9 @@ from foedus.traffic import ASKED_FILE, SUM_FILE, Asked, Traffic
 from server.federation import Federation
 
 
-def pool(grid: Grid, study: Study, run_id: str, asked: Asked) -> Arrays:
+def pool(
+    grid: Grid, study: Study, run_id: str, asked: Asked, *, approved: Mapping[int, str] | None = None
+) -> Arrays:
     """The sum of the sites' journals, through the study's own door.
 
     Args:
@@ -20,13 +24,14 @@ def pool(grid: Grid, study: Study, run_id: str, asked: Asked) -> Arrays:
         study: Of the model that is served.
         run_id: Names the question.
         asked: Version, window and groups.
+        approved: Node id to the name it was approved under.
 
     Raises:
         DoorError: If the study is private.
         RoundError: If too few sites answer, or fewer than `asked.fewest` records are behind the sum.
     """
     require_not_private(study)
-    federation = Federation.enlist(grid, study, run_id)
+    federation = Federation.enlist(grid, study, run_id, approved=approved)
     traffic = Traffic(asked, study, dim=describe(study.backbone, study.table).dim)
     messages = federation.messages(
         records.QUERY_TRAFFIC, federation.cohort, config={records.SETTINGS: asked.model_dump_json()}
@@ -48,8 +53,9 @@ def require_not_private(study: Study) -> None:
         )
 
 
-def conduct_pool(grid: Grid, run: RunFolder) -> None:
+def conduct_pool(grid: Grid, run: RunFolder, *, approved: Mapping[int, str] | None = None) -> None:
     """The question in a run folder, and its answer beside it."""
     asked = Asked.from_json((run.path / ASKED_FILE).read_text(encoding="utf-8"))
-    files.write_arrays(run.path / SUM_FILE, pool(grid, run.study(), run.run_id, asked))
+    total = pool(grid, run.study(), run.run_id, asked, approved=approved)
+    files.write_arrays(run.path / SUM_FILE, total)
     run.log("traffic", version=asked.version, day=None if asked.day is None else str(asked.day))

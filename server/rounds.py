@@ -160,10 +160,10 @@ def train_once(
 
 def _train_messages(federation: Federation, strategy: FedAvg, model: Model, number: int) -> list[Message]:
     grid = CohortGrid(federation.grid, sorted(federation.cohort, key=federation.cohort.__getitem__))
-    messages = list(
-        strategy.configure_train(number, records.to_record(model.arrays()), _round_config(federation), grid)
-    )
+    named, packed = records.to_named_record(model.arrays()), records.to_record(model.arrays())
+    messages = list(strategy.configure_train(number, named, _round_config(federation), grid))
     for message in messages:
+        message.content[records.ARRAYS] = packed
         federation.attach_standardiser(message.content)
     return sorted(messages, key=lambda message: federation.cohort[message.metadata.dst_node_id])
 
@@ -219,7 +219,7 @@ def _private_updates(
 
 def _as_reply(update: Update, request: Message) -> Message:
     numbers = {records.NUM_EXAMPLES: update.n, records.TRAIN_LOSS: update.loss}
-    content = RecordDict({records.ARRAYS: records.to_record(update.model.arrays())})
+    content = RecordDict({records.ARRAYS: records.to_named_record(update.model.arrays())})
     content[records.METRICS] = MetricRecord(dict(numbers))
     return Message(content, reply_to=request)
 

@@ -2,7 +2,7 @@
 
     federation = Federation.enlist(grid, study, run_id)
     training = begin(federation)  # or begin_private
-    FedAdam().start(SecureGrid(federation), records.to_record(training.model.arrays()), num_rounds=10)
+    FedAdam().start(SecureGrid(federation), records.to_named_record(training.model.arrays()), num_rounds=10)
 
 A train message goes to the sites with everything they need to know of the study; their contributions
 come back through the study's door (under masks as a secure sum, `server.masked`) and are read as a
@@ -93,24 +93,25 @@ class SecureGrid(Grid):
         key, arrays = _arrays(asked[0])
         shared = Model.from_arrays(records.from_record(arrays))
         cohort = self._federation.cohort
-        messages = [self._request(message) for message in asked]
+        packed = records.to_record(shared.arrays())
+        messages = [self._request(message, packed) for message in asked]
         messages.sort(key=lambda message: cohort[message.metadata.dst_node_id])
         update = self._sum(shared, messages)
         if not update.model.finite():
             raise RoundError("the mean of the sites' models is not finite; lower lr.")
         numbers = {records.NUM_EXAMPLES: update.n, records.TRAIN_LOSS: update.loss}
-        content = RecordDict({key: records.to_record(update.model.arrays())})
+        content = RecordDict({key: records.to_named_record(update.model.arrays())})
         content[records.METRICS] = MetricRecord(dict(numbers))
         return Message(content, reply_to=asked[0])
 
-    def _request(self, message: Message) -> Message:
+    def _request(self, message: Message, model: ArrayRecord) -> Message:
         """What the strategy asks, with what a site must know of the study."""
         federation = self._federation
         config = ConfigRecord()
         for found in (*message.content.config_records.values(), federation.config({})):
             config.update(found)
         config[records.N_TRAIN], config[records.N_SITES] = federation.n_train, len(federation.cohort)
-        content = RecordDict({records.ARRAYS: _arrays(message)[1], records.CONFIG: config})
+        content = RecordDict({records.ARRAYS: model, records.CONFIG: config})
         federation.attach_standardiser(content)
         return Message(content, dst_node_id=message.metadata.dst_node_id, message_type=MessageType.TRAIN)
 

@@ -58,10 +58,12 @@ class Duties:
         control = Control(self.home, role="admin")
         wanted = {key_bytes(request.node): name for name, request in self.home.approved().items()}
         known = control.nodes()
+        names = {node: wanted[key] for key, (node, _) in known.items() if key in wanted}
         for key, name in wanted.items():
             if key not in known:
-                control.register(key, name=name)
+                names[control.register(key, name=name)] = name
                 log.info("site '%s' may sign in", name)
+        self.home.note_nodes(names)
         for key, (node, _) in known.items():
             if key not in wanted:
                 control.unregister(node)

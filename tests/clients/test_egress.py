@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+import safetensors.numpy
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.egress import inspected
@@ -35,6 +36,16 @@ def lanes(**arrays: np.ndarray) -> ArrayRecord:
     return records.to_record(arrays)
 
 
+def packed(content: bytes, **more: np.ndarray) -> ArrayRecord:
+    whole = Array(dtype="uint8", shape=(len(content),), stype=records.PACKED, data=content)
+    return ArrayRecord({records.PACKED: whole, **{name: Array(found) for name, found in more.items()}})
+
+
+def hiding() -> ArrayRecord:
+    numbers = {"00000/weight": np.ones(2, np.float32)}
+    return packed(safetensors.numpy.save(numbers, metadata={"name": "Jane Doe"}))
+
+
 def test_what_the_door_makes_leaves_as_it_is() -> None:
     masked = lanes(narrow=np.zeros(3, "<u4"), wide=np.zeros(1, "<u8"))
     words = ConfigRecord({records.SITE: "north", records.VERSION: "1", records.BACKBONE: "d"})
@@ -61,6 +72,14 @@ def test_what_the_door_makes_leaves_as_it_is() -> None:
         (lambda: reply(config=ConfigRecord({records.SITE: 3})), OPEN, "words of an unexpected kind"),
         (lambda: reply(secure=ConfigRecord({"more": "x"})), MASKED, "words that the protocol does not"),
         (lambda: reply(arrays=array(1.0, np.nan)), OPEN, "numbers that are not finite"),
+        (lambda: reply(arrays=packed(b"Jane Doe")), OPEN, "arrays that cannot be read"),
+        (lambda: reply(arrays=packed(b"", rows=np.ones(3))), OPEN, "arrays that cannot be read"),
+        (lambda: reply(arrays=hiding()), OPEN, "something beside the arrays in their record"),
+        (
+            lambda: reply(arrays=records.to_named_record({"weight": np.ones(2)})),
+            OPEN,
+            "something beside the arrays in their record",
+        ),
         (
             lambda: reply(lanes=lanes(narrow=np.zeros(2, "<u4"), extra=np.ones(4))),
             MASKED,

@@ -93,7 +93,7 @@ def test_a_strategy_of_flower_runs_as_it_is_and_ends_where_our_loop_ends(
 
     random.seed(5)  # of Flower's order of nodes
     federation = _federation(toy, study, "flower")
-    initial = records.to_record(begin(federation).model.arrays())
+    initial = records.to_named_record(begin(federation).model.arrays())
     strategy = STRATEGIES[name](min_available_nodes=4)
     spy = Spy(monkeypatch, strategy)
     result = strategy.start(SecureGrid(federation), initial, num_rounds=2)
@@ -121,7 +121,7 @@ def test_nothing_but_masked_lanes_arrives_for_a_train_message(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = _federation(toy, _study(toy, "secure-only"), "run")
-    initial = records.to_record(begin(federation).model.arrays())
+    initial = records.to_named_record(begin(federation).model.arrays())
     arrived: list[set[str]] = []
     answer = LocalGrid._answer
 
@@ -141,19 +141,19 @@ def test_a_private_study_trains_on_flowers_strategy_and_evaluates_nothing(toy: P
     federation = _federation(toy, study, "private")
     initial = begin_private(federation).model
     result = FedAvg(min_available_nodes=4).start(
-        SecureGrid(federation), records.to_record(initial.arrays()), num_rounds=2
+        SecureGrid(federation), records.to_named_record(initial.arrays()), num_rounds=2
     )
     assert not np.array_equal(_model(result.arrays).head.weight, initial.head.weight)
     assert result.evaluate_metrics_clientapp == {}
     with pytest.raises(DoorError, match="'round 3' is not among the releases"):
         FedAvg(min_available_nodes=4).start(
-            SecureGrid(federation), records.to_record(initial.arrays()), num_rounds=3
+            SecureGrid(federation), records.to_named_record(initial.arrays()), num_rounds=3
         )
 
 
 def test_keys_of_a_strategy_may_have_other_names(toy: Path) -> None:
     federation = _federation(toy, _study(toy, "open"), "run")
-    initial = records.to_record(begin(federation).model.arrays())
+    initial = records.to_named_record(begin(federation).model.arrays())
     renamed = FedAvg(min_available_nodes=4, arrayrecord_key="model", configrecord_key="settings")
     usual = FedAvg(min_available_nodes=4)
     found = [s.start(SecureGrid(federation), initial, num_rounds=1).arrays for s in (usual, renamed)]
@@ -162,7 +162,7 @@ def test_keys_of_a_strategy_may_have_other_names(toy: Path) -> None:
 
 def test_fewer_sites_than_the_secure_sum_needs_stop_the_round(toy: Path) -> None:
     federation = _federation(toy, _study(toy, "secure-only"), "run")
-    initial = records.to_record(begin(federation).model.arrays())
+    initial = records.to_named_record(begin(federation).model.arrays())
     few = FedAvg(fraction_train=0.5, min_available_nodes=4)
     with pytest.raises(RoundError, match="round 1"):
         few.start(SecureGrid(federation), initial, num_rounds=1)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients import workplace
 from clients.app import app as client_app
 from foedus import records, simulation
 from foedus.errors import RoundError, RunError
 from foedus.runs import RunFolder
 from foedus.site import find_sites
+from foedus.study import load_study
 from server import app
 from server.app import conduct
+from server.federation import Federation
 from server.local_grid import LocalGrid
 
 SAME = ("model/head.safetensors", "audit.json", "results.json")
@@ -217,6 +222,35 @@ def test_of_two_folders_with_one_name_the_first_takes_part(toy: Path) -> None:
     assert "another node already answers as 'east'" in refused["reason"]
 
 
+def test_a_site_with_another_backbone_does_not_count_and_is_named(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest of what lies on a site's own disk decides, not the name the study gives it."""
+    own = workplace.describe
+
+    def describe(*given: Any) -> Any:
+        found = own(*given)
+        return replace(found, digest="f" * 64) if next(sites) == 1 else found
+
+    sites = count()
+    monkeypatch.setattr(workplace, "describe", describe)
+    federation = Federation.enlist(
+        LocalGrid(client_app, find_sites(toy / "sites")), load_study(toy / "study.toml"), "run"
+    )
+    assert sorted(federation.cohort.values()) == ["east", "south", "west"]
+    assert "another backbone (digest ffffffffffff) than the coordinator" in federation.refused["north"]
+
+
+def test_a_site_answers_under_the_name_it_was_approved_under_or_not_at_all(toy: Path) -> None:
+    grid = LocalGrid(client_app, find_sites(toy / "sites"))
+    approved = dict(grid.labels)
+    first, second, *_ = sorted(approved)
+    approved[first], approved[second] = approved[second], approved[first]
+    federation = Federation.enlist(grid, load_study(toy / "study.toml"), "run", approved=approved)
+    assert len(federation.cohort) == 2
+    assert all("was approved as" in reason for reason in federation.refused.values())
+
+
 def test_a_lost_server_leaves_the_run_to_be_submitted_again_and_an_error_ends_it(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +258,7 @@ def test_a_lost_server_leaves_the_run_to_be_submitted_again_and_an_error_ends_it
     context = Context(1, 1, {}, RecordDict(), {app.RUN_KEY: str(run.path)})
 
     def failing(error: Exception) -> dict[str, Any]:
-        def conduct(grid: Any, found: RunFolder) -> None:
+        def conduct(grid: Any, found: RunFolder, **given: Any) -> None:
             raise error
 
         monkeypatch.setattr(app, "conduct", conduct)

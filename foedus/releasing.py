@@ -52,6 +52,10 @@ def release(run: RunFolder, signer: Signer, *, keys: Sequence[PublicKey], to: Pa
             f"a bundle is signed by the coordinator, and this key is a {signer.public.role}'s; make one with "
             "foedus auditor init --role coordinator"
         )
+    if run.study().multilabel:
+        raise ReleaseError(
+            "a model of several labels a record is not served; foedus export writes it as ONNX"
+        )
     report = _require_approved(run, keys)
     releases = Releases(to / run.study().study.name)
     version = releases.next_version()
@@ -105,8 +109,6 @@ def _require_approved(run: RunFolder, keys: Sequence[PublicKey]) -> Any:
         problems.append("no auditor has approved it; see foedus approve")
     if not problems and not keys:
         problems.append("no auditor's public key was given; --trust NAME.pub says whose approval counts")
-    if not problems and run.study().multilabel:
-        problems.append("a model of several labels a record is not served; foedus export writes it as ONNX")
     if not problems and run.study().backbone.align != "none":
         problems.append(
             "each site aligns its features by its own covariance (backbone.align), so no model stands alone"

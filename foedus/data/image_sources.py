@@ -49,7 +49,7 @@ def read(folder: Path, path: Path, site: SiteConfig) -> Source:
 
 def _from_folder(folder: Path, root: Path, site: SiteConfig) -> Source:
     _refuse_columns(site, "a folder of images")
-    _refuse_several(site, "a folder per class")
+    _refuse_several(site)
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DataError(
@@ -144,12 +144,11 @@ def _guard(folder: Path, root: Path) -> Any:
 
 def _from_npz(path: Path, site: SiteConfig) -> Source:
     _refuse_columns(site, "an .npz of images")
-    _refuse_several(site, "an .npz")
     arrays = _npz_arrays(path)
     images, labels, names, splits = [], list[Cell](), list[str](), list[str]()
     for key, split in NPZ_SPLITS.items():
         images.append(_npz_images(arrays[f"{key}_images"], key))
-        found = _npz_labels(arrays[f"{key}_labels"], len(images[-1]), key)
+        found = _npz_labels(arrays[f"{key}_labels"], len(images[-1]), key, mark=site.data.label_separator)
         labels += found
         names += [f"{key} {i}" for i in range(len(found))]
         splits += [split] * len(found)
@@ -195,23 +194,26 @@ def _npz_images(images: NDArray[Any], key: str) -> NDArray[np.uint8]:
     return images
 
 
-def _npz_labels(labels: NDArray[Any], n_images: int, key: str) -> list[Cell]:
+def _npz_labels(labels: NDArray[Any], n_images: int, key: str, *, mark: str | None) -> list[Cell]:
+    """Each image's label or, where a site names a separator, the numbers of the columns that hold a 1."""
+    if mark is not None and labels.ndim == 2 and len(labels) == n_images and np.isin(labels, (0, 1)).all():
+        return [mark.join(map(str, np.flatnonzero(row))) for row in labels]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or len(labels) != n_images:
         shape = " x ".join(map(str, labels.shape))
         raise DataError(
             f"{key}_labels is {shape} for {n_images} images; expected one label per image "
-            "(multi-label sets, e.g. ChestMNIST, are not read)."
+            "(several per image, as in ChestMNIST: columns of 0 and 1, with [data] label_separator)."
         )
     return [cell_text(value) for value in labels.tolist()]
 
 
-def _refuse_several(site: SiteConfig, what: str) -> None:
+def _refuse_several(site: SiteConfig) -> None:
     if site.data.label_separator is not None:
         raise DataError(
-            f"[data] label_separator: {what} gives every image one class; list the images in a manifest (CSV or "
-            "Parquet with a column for the path and one for the labels)."
+            "[data] label_separator: a folder per class gives every image one class; list the images in a manifest "
+            "(CSV or Parquet with a column for the path and one for the labels)."
         )
 
 

@@ -49,6 +49,28 @@ def _same(left: Model, right: Model) -> None:
         np.testing.assert_allclose(value, right.weights()[name], atol=2e-5, err_msg=name)
 
 
+SEVERAL = np.column_stack([LABELS, 1 - LABELS, np.arange(12) % 2 == 0]).astype(np.int64)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_head_on_several_labels_learns_as_it_does_without_a_network(smoothing: float) -> None:
+    given, start = lesson(tuning=f"blocks = 1\nlabel_smoothing = {smoothing}", epochs=2)
+    given, head = replace(given, labels=SEVERAL), LinearHead.zeros(3, 384)
+    found, loss = finetune(given, Model(head, start.backbone), rng=np.random.default_rng(0), learns="head")
+    features = given.standardiser.apply(given.tunable.embed(given.kept))
+    rng = np.random.default_rng(0)
+    rng.integers(2**31)  # what finetune seeds torch with
+    alone, lost = train(head, Examples(features, SEVERAL), given.descent, rng=rng)
+    if smoothing == 0:
+        np.testing.assert_allclose(found.head.weight, alone.weight, atol=2e-5)
+        assert loss == pytest.approx(lost, abs=1e-4)
+    else:
+        assert loss > lost
+    both, all_lost = finetune(given, Model(head, start.backbone), rng=np.random.default_rng(0), learns="all")
+    assert all_lost < 3 * np.log(2)
+    assert any((value != start.backbone[name]).any() for name, value in both.backbone.items())
+
+
 def test_the_loss_falls_and_the_same_seed_gives_the_same_model() -> None:
     given, start = lesson(tuning="blocks = 1\ndropout = 0.1\nlabel_smoothing = 0.05")
     first, loss = finetune(given, start, rng=np.random.default_rng(0))

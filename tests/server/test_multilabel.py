@@ -10,14 +10,18 @@ import pytest
 from sklearn.metrics import f1_score, hamming_loss, multilabel_confusion_matrix, roc_auc_score
 
 from clients.workplace import Workplace
+from fairness.signing import create_key, load_signer
 from foedus import adaptation, files, planning, ranking, simulation
+from foedus.assembled import assemble
 from foedus.backbones import Standardiser
 from foedus.cli.studies import show
 from foedus.demos import heart
 from foedus.demos.writing import write_site
-from foedus.errors import AuditError, ConfigError, RunError
+from foedus.errors import AuditError, ConfigError, ReleaseError, RunError
+from foedus.export import export
 from foedus.head import LinearHead
 from foedus.mitigating import mitigate
+from foedus.releasing import release
 from foedus.runs import SERVING_FILE, RunFolder
 from foedus.site import find_sites
 
@@ -211,6 +215,21 @@ def test_a_gate_on_another_label_is_refused_with_those_there_are(hospitals: Path
         simulation.simulate(tmp_path / "study.toml", hospitals / "sites", runs=tmp_path, reference=False)
 
 
+def test_onnx_gives_each_label_a_probability_by_itself(run: RunFolder, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    found = export(run, tmp_path / "model.onnx")
+    assert found.figures.max_abs_difference < 1e-4
+    assert found.figures.agree == 1.0
+    assert found.figures.n_records > 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    whole = assemble(run)
+    probabilities, scores = session.run(
+        None, whole.front.feeds(whole.front.samples(5, np.random.default_rng(0)))
+    )
+    assert probabilities == pytest.approx(1 / (1 + np.exp(-scores)), abs=1e-6)
+    assert session.get_modelmeta().custom_metadata_map["task"] == "multilabel"
+
+
 def test_what_takes_one_class_says_so_in_one_sentence(
     run: RunFolder, hospitals: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +242,11 @@ def test_what_takes_one_class_says_so_in_one_sentence(
     with pytest.raises(ConfigError, match=r"LogME and H-score take one class a record"):
         ranking.rank(hospitals / "study.toml", hospitals / "sites")
     assert not (run.path / SERVING_FILE).exists()
+    create_key(tmp_path, name="hub", role="coordinator", passphrase=None)
+    with pytest.raises(
+        ReleaseError, match=r"a model of several labels a record is not served; foedus export"
+    ):
+        release(run, load_signer(tmp_path / "hub.key", passphrase=str), keys=[], to=tmp_path)
 
 
 def test_the_plan_knows_what_is_sent(hospitals: Path) -> None:

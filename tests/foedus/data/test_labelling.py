@@ -126,6 +126,25 @@ def test_a_manifest_of_images_can(
     assert load_site_data(tmp_path, site, topics).labels.tolist() == MATRIX
 
 
+def test_a_medmnist_file_of_several_labels_can(tmp_path: Path, make_site: MakeSite, topics: Study) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    arrays = {
+        f"{part}_{what}": values
+        for part in ("train", "val", "test")
+        for what, values in (("images", pixels), ("labels", np.array(MATRIX, np.uint8)))
+    }
+    np.savez(tmp_path / "chest.npz", **arrays)
+    named = '[data]\nkind = "images"\npath = "chest.npz"\nlabel_separator = ";"\n'
+    named += 'labels = { "0" = "grain", "1" = "ship", "2" = "trade" }\n'
+    assert load_site_data(tmp_path, make_site(named), topics).labels.tolist() == MATRIX * 3
+    with pytest.raises(DataError, match=r"with \[data\] label_separator"):
+        load_site_data(
+            tmp_path,
+            make_site(named.replace('label_separator = ";"\n', "")),
+            topics.model_copy(update={"study": topics.study.model_copy(update={"task": "classification"})}),
+        )
+
+
 @pytest.mark.parametrize("mark", ["", "; ", "a", "1"])
 def test_a_separator_is_one_character_that_is_in_no_name(make_site: MakeSite, mark: str) -> None:
     with pytest.raises(ConfigError, match=r"label_separator: expected one character that is no letter"):

@@ -1,0 +1,98 @@
+"""What a stranger, a site or a coordinator tries against a real federation on loopback, and what it is told."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clients.membership import AUTHORITY, FOLDER, Membership
+from clients.node import sign_out
+from foedus import __version__, pki
+from foedus.demos.loopback import COORDINATOR, Loopback
+from foedus.runs import RunFolder
+from server.control import Control
+from server.home import Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SITES = ("east", "north", "south")
+
+
+@pytest.fixture(scope="module")
+def federation(deployed_toy: Path) -> Iterator[Loopback]:
+    sites = {name: deployed_toy / "sites" / name for name in SITES}
+    with Loopback(deployed_toy / COORDINATOR, sites) as found:
+        yield found
+
+
+@pytest.fixture
+def copy(federation: Loopback, tmp_path: Path) -> Membership:
+    """East's whole folder, as somebody may have copied it."""
+    folder = tmp_path / "east"
+    shutil.copytree(federation.sites["east"], folder)
+    return Membership(folder)
+
+
+def test_a_stranger_with_a_stolen_kit_is_not_let_in(copy: Membership) -> None:
+    (copy.node / pki.NODE_KEY).unlink()
+    pki.create_node_key(copy.node)
+    assert "its key is not approved yet, or was revoked" in (sign_out(copy) or "let in")
+
+
+def test_a_server_of_another_authority_is_not_trusted(copy: Membership, tmp_path: Path) -> None:
+    pki.create_authority(tmp_path / "pki", name="another")
+    shutil.copy(tmp_path / "pki" / pki.CA_CERTIFICATE, copy.node / AUTHORITY)
+    assert "certificate" in (sign_out(copy) or "let in")
+
+
+def test_sites_that_refuse_a_study_or_pose_as_others_are_named_by_the_key_they_signed_in_with(
+    federation: Loopback, deployed_toy: Path, tmp_path: Path
+) -> None:
+    """East's own policy forbids the study; south calls itself north."""
+    east, south = (federation.sites[name] / "site.toml" for name in ("east", "south"))
+    as_they_were = {path: path.read_text() for path in (east, south)}
+    text = (deployed_toy / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(text.replace('mode = "secure-only"', 'mode = "open"'))
+    shutil.copy(deployed_toy / "policy.toml", tmp_path)
+    try:
+        east.write_text(as_they_were[east].replace("[policy]\n", '[policy]\nstudies = ["others"]\n'))
+        south.write_text(as_they_were[south].replace('name = "south"', 'name = "west"'))
+        said = federation.foedus("run", tmp_path / "study.toml", "--home", federation.home, code=1)
+    finally:
+        for path, before in as_they_were.items():
+            path.write_text(before)
+    problem = str(RunFolder.open(federation.run_folders()[-1]).state()["problem"])
+    assert "1 sites can take part, federation.min_sites is 2" in problem
+    assert "east: the site's policy does not list the study 'toy'" in problem
+    assert "south: it answers as 'west' and was approved as 'south'" in problem
+    assert "Traceback" not in said.out
+
+
+@pytest.mark.parametrize(("version", "elsewhere"), [("9.9.9", False), (__version__, True)])
+def test_a_run_of_another_version_or_in_another_folder_is_not_conducted(
+    federation: Loopback, deployed_toy: Path, tmp_path: Path, version: str, elsewhere: bool
+) -> None:
+    home = Home.open(federation.home)
+    folder = tmp_path if elsewhere else home.runs
+    run = RunFolder.create(
+        folder.resolve(), deployed_toy / "study.toml", policy=None, engine="superlink", sites=""
+    )
+    control = Control(home)
+    number = control.start(run.path, version=version)
+    _until(lambda: control.runs()[number][0].startswith("finished"))
+    assert control.runs()[number][0] == "finished:failed"
+    assert not run.rounds()
+    assert run.latest() is None
+
+
+def test_what_a_site_keeps_of_its_node_is_its_owners_alone(federation: Loopback) -> None:
+    for site in federation.sites.values():
+        assert not [path for path in (site / FOLDER).glob("*.key") if path.stat().st_mode & 0o077]
+
+
+def _until(true: Callable[[], bool], *, within_s: float = 120.0) -> None:
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() < begun + within_s
+        time.sleep(0.3)

@@ -5,14 +5,14 @@ The window is a site's own journal, or the sum of what several sites saw (`foedu
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from deploy.bundle import AUDIT_FILE, HISTOGRAMS_FILE, POLICY_FILE, SERVING_FILE, STUDY_FILE, Bundle
 from deploy.drift import Finding, Test, decided, drift_tests, shares_differ, total
-from deploy.journal import GATE_FILE, read_gate
+from deploy.journal import GATE_FILE, WINDOW, read_gate
 from deploy.outcomes import SHARES, gate_findings, group_figures, outcome_tests
 from fairness.findings import AuditReport
 from fairness.policy import MonitoringSection, Policy, load_policy
@@ -40,12 +40,14 @@ class Seen:
         live: Histograms, added up; None without any.
         outcomes: Of the records whose label is known; None where no labels were given.
         sites: How many sites it is the sum of; None for a site's own.
+        waiting: Records that are noted and in no histogram yet.
     """
 
     window: str
     live: Arrays | None
     outcomes: Outcomes | None
     sites: int | None = None
+    waiting: int = 0
 
     @property
     def n(self) -> int:
@@ -121,7 +123,8 @@ def monitor(bundle: Bundle, journal: Path, *, day: date | None = None, labels: P
             positive=study.positive_index,
             attributes=policy.attributes,
         )
-    return judge(bundle, Seen(window, total(windows) if windows else None, counted), journal)
+    seen = Seen(window, total(windows) if windows else None, counted)
+    return judge(bundle, replace(seen, waiting=max(0, len(predictions) - seen.n)), journal)
 
 
 def judge(bundle: Bundle, seen: Seen, journal: Path) -> Watched:
@@ -195,8 +198,12 @@ def _tests(
     if not (bundle.path / HISTOGRAMS_FILE).exists():
         notes.append("the bundle holds no histograms (a private study): only labels are compared")
     elif seen.live is None or seen.n < settings.least_n:
+        later = (
+            f"; {seen.waiting} more have no histogram yet (one is written for every {WINDOW}, and at the end)"
+        )
         notes.append(
             f"{seen.n} records are fewer than the policy's {settings.least_n}: nothing is said of drift"
+            + (later if seen.waiting else "")
         )
     else:
         tests += _drift(bundle, study, settings, seen.live, seen.n)

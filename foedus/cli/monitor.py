@@ -108,6 +108,9 @@ def _show(watched: "Watched") -> None:
         console.print(f"[red]  {escape(finding.reason)}", soft_wrap=True)
     if watched.groups:
         console.print(_groups_table(watched))
+    if not watched.findings:
+        console.print("nothing was compared")
+        return
     console.print(f"gate: {watched.action}" if watched.breaches else "[green]nothing beyond chance")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,6 @@ def tensors(rows: list[Row]) -> list[Any]:
 @pytest.fixture(scope="module")
 def stopping(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A release whose policy stops the service on a breach."""
-    import shutil
-
     from foedus.approval import approve
 
     folder = tmp_path_factory.mktemp("stopping")
@@ -167,7 +166,14 @@ def test_too_little_says_so_and_nothing_is_an_error(
         monitor(stopping, tmp_path / "journal")
     rows = people(20, seed=14)
     ask(rows)
-    found = monitor(stopping, tmp_path / "journal", labels=labels_of(tmp_path / "labels.csv", rows))
+    journal = tmp_path / "journal"
+    kept = shutil.move(journal / "toy/windows", tmp_path / "windows")
+    assert monitor(stopping, journal).notes == [
+        "0 records are fewer than the policy's 200: nothing is said of drift; 20 more have no histogram yet (one is "
+        "written for every 500, and at the end)"
+    ]
+    shutil.move(kept, journal / "toy/windows")
+    found = monitor(stopping, journal, labels=labels_of(tmp_path / "labels.csv", rows))
     assert [note.split(" are ")[0] for note in found.notes] == ["20 records", "20 labels"]
     assert found.action == "none"
     bad = tmp_path / "bad.csv"

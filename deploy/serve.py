@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -26,6 +26,9 @@ from deploy.service import InferenceService, Limits
 from fairness.signing import PublicKey
 from foedus.errors import ReleaseError, ServiceError
 
+if TYPE_CHECKING:
+    from deploy.rest import Rest
+
 log = logging.getLogger("foedus.service")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SWITCH_S = 0.0005
@@ -41,6 +44,7 @@ class Settings:
         path: A bundle, or a folder of releases whose current version is served.
         keys: Public keys of the coordinator and the auditors.
         address: HOST:PORT; port 0 takes a free one.
+        http_port: The same protocol over HTTP and JSON on the same host; None serves none, 0 takes a free one.
         metrics_port: Prometheus, on loopback; None serves none, 0 takes a free one.
         tls: Key and certificate; None without TLS.
         client_ca: Only clients with a certificate of this authority.
@@ -57,6 +61,7 @@ class Settings:
     path: Path
     keys: Sequence[PublicKey]
     address: str = "127.0.0.1:8001"
+    http_port: int | None = None
     metrics_port: int | None = None
     tls: tuple[Path, Path] | None = None
     client_ca: Path | None = None
@@ -89,7 +94,9 @@ class Service:
         self.models = Models(self._load, settings.heads, settings.journal, settings.keys)
         self.models.open()
         self.health = health.HealthServicer()
+        self.inference = InferenceService(self.models, self.meters, settings.limits, self.journal)
         self.server, self.port = self._bind()
+        self.rest = self._rest()
         self.metrics_port: int | None = None
         self._stopping = threading.Event()
         self._watch = threading.Thread(target=self._keep_looking, name="refresh", daemon=True)
@@ -103,6 +110,8 @@ class Service:
             )
             self.metrics_port = http.server_port
         self.server.start()
+        if self.rest is not None:
+            self.rest.start()
         self._watch.start()
 
     def stop(self) -> None:
@@ -110,7 +119,10 @@ class Service:
         self._stopping.set()
         self.health.enter_graceful_shutdown()
         self.models.problem = "the service is stopping"
-        self.server.stop(self.settings.limits.drain_s).wait()
+        ended = self.server.stop(self.settings.limits.drain_s)
+        if self.rest is not None:
+            self.rest.stop()
+        ended.wait()
         if self._watch.is_alive():
             self._watch.join()
         self.models.close()
@@ -154,8 +166,7 @@ class Service:
             ],
             maximum_concurrent_rpcs=4 * limits.in_flight,
         )
-        service = InferenceService(self.models, self.meters, limits, self.journal)
-        server.add_generic_rpc_handlers((service.handler(),))
+        server.add_generic_rpc_handlers((self.inference.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         names = (protocol.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=protocol.POOL)
@@ -170,6 +181,21 @@ class Service:
                 f"{settings.address} cannot be listened on; it is taken, or no address of this machine"
             ) from None
         return server, port
+
+    def _rest(self) -> "Rest | None":
+        settings = self.settings
+        if settings.http_port is None:
+            return None
+        from deploy.rest import Rest
+
+        return Rest(
+            self.inference,
+            settings.address.rpartition(":")[0],
+            settings.http_port,
+            tls=settings.tls,
+            client_ca=settings.client_ca,
+            tokens=None if settings.tokens is None else read_tokens(settings.tokens),
+        )
 
     def _keep_looking(self) -> None:
         while not self._stopping.wait(self.settings.refresh_s):

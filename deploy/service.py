@@ -68,10 +68,7 @@ class InferenceService:
     def __init__(self, models: Models, meters: Meters, limits: Limits, journal: Journal | None) -> None:
         self.models, self.meters, self.limits, self.journal = models, meters, limits, journal
         self._slots = BoundedSemaphore(limits.in_flight)
-
-    def handler(self) -> grpc.GenericRpcHandler:
-        """For grpc.Server.add_generic_rpc_handlers."""
-        calls: dict[str, Callable[[Any, grpc.ServicerContext], Any]] = {
+        self._calls: dict[str, Callable[[Any, Any], Any]] = {
             "ServerLive": lambda request, _: protocol.message("ServerLiveResponse")(live=True),
             "ServerReady": lambda request, _: protocol.message("ServerReadyResponse")(
                 ready=self.models.ready
@@ -81,37 +78,57 @@ class InferenceService:
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
         }
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For grpc.Server.add_generic_rpc_handlers."""
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(name, calls[name]), None, lambda response: response.SerializeToString()
+                self._guarded(name), None, lambda response: response.SerializeToString()
             )
             for name in protocol.METHODS
         }
         return grpc.method_handlers_generic_handler(protocol.SERVICE, handlers)
 
-    def _guarded(self, name: str, call: Callable[..., Any]) -> Callable[[bytes, grpc.ServicerContext], Any]:
+    def _guarded(self, name: str) -> Callable[[bytes, grpc.ServicerContext], Any]:
         kind = protocol.message(f"{name}Request")
 
         def guarded(content: bytes, context: grpc.ServicerContext) -> Any:
-            started, code, said = time.perf_counter(), Code.OK, ""
             try:
-                return call(kind.FromString(content), context)
+                return self.answer(name, lambda: kind.FromString(content), context)
             except RefusedError as error:
-                code, said = error.code, str(error)
-            except DecodeError:
-                code, said = Code.INVALID_ARGUMENT, f"the request is not a {name}Request"
-            except FoedusError as error:
-                code, said = Code.INVALID_ARGUMENT, str(error)
-            except Exception as error:
-                log.exception("a request ended in %s", type(error).__name__)
-                code, said = Code.INTERNAL, "the service could not answer; its log says why"
-            finally:
-                self.meters.requests.labels(name, code.name).inc()
-                if name == "ModelInfer":
-                    _log(name, code, time.perf_counter() - started, said)
-            return context.abort(code, said)
+                return context.abort(error.code, str(error))
 
         return guarded
+
+    def answer(self, name: str, read: Callable[[], Any], context: Any) -> Any:
+        """The response of a call, counted and logged.
+
+        Args:
+            name: Of the method.
+            read: Gives its request.
+            context: Says how long the client waits (`time_remaining`).
+
+        Raises:
+            RefusedError: With the status it ends with.
+        """
+        started, refused = time.perf_counter(), None
+        try:
+            return self._calls[name](read(), context)
+        except RefusedError as error:
+            refused = error
+        except DecodeError:
+            refused = RefusedError(Code.INVALID_ARGUMENT, f"the request is not a {name}Request")
+        except FoedusError as error:
+            refused = RefusedError(Code.INVALID_ARGUMENT, str(error))
+        except Exception as error:
+            log.exception("a request ended in %s", type(error).__name__)
+            refused = RefusedError(Code.INTERNAL, "the service could not answer; its log says why")
+        finally:
+            code, said = (Code.OK, "") if refused is None else (refused.code, str(refused))
+            self.meters.requests.labels(name, code.name).inc()
+            if name == "ModelInfer":
+                _log(name, code, time.perf_counter() - started, said)
+        raise refused
 
     def _model(self, name: str, version: str) -> Model:
         try:

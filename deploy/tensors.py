@@ -106,6 +106,14 @@ def _split(raw: bytes, n: int, where: str) -> list[bytes]:
     return found
 
 
+def read_output(tensor: Any, raw: bytes) -> list[Any]:
+    """The flat values of an output that `write_output` added; BYTES as text."""
+    if tensor.datatype == "BYTES":
+        return [value.decode() for value in _split(raw, prod(tensor.shape), tensor.name)]
+    found: list[Any] = np.frombuffer(raw, np.dtype(DTYPES[tensor.datatype])).tolist()
+    return found
+
+
 def write_output(response: Any, name: str, datatype: str, values: NDArray[Any] | list[str]) -> None:
     """Add an output to a ModelInferResponse, as raw contents; BYTES is a flat list of texts."""
     tensor = response.outputs.add(name=name, datatype=datatype)

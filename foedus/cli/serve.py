@@ -19,6 +19,10 @@ def serve(
     address: Annotated[str, typer.Option("--address", help="HOST:PORT; port 0 takes a free one.")] = (
         "127.0.0.1:8001"
     ),
+    http_port: Annotated[
+        int | None,
+        typer.Option("--http-port", help="The same protocol over HTTP and JSON; 0 takes a free port."),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option("--metrics-port", help="Prometheus metrics on loopback; 0 takes a free port."),
@@ -71,6 +75,7 @@ def serve(
         bundle,
         public_keys(trust),
         address=address,
+        http_port=http_port,
         metrics_port=metrics_port,
         tls=None if tls_key is None or tls_cert is None else (tls_key, tls_cert),
         client_ca=client_ca,
@@ -88,10 +93,10 @@ def serve(
 def _tell(service: "Service", *, as_json: bool) -> None:
     host = service.settings.address.rpartition(":")[0]
     address, names = f"{host}:{service.port}", service.models.names()
+    http = None if service.rest is None else f"{host}:{service.rest.port}"
     if as_json:
-        print(
-            json.dumps({"address": address, "models": names, "metrics_port": service.metrics_port}),
-            flush=True,
-        )
+        found = {"address": address, "models": names, "http": http, "metrics_port": service.metrics_port}
+        print(json.dumps(found), flush=True)
         return
-    console.print(f"serving {', '.join(names)} on {address}", markup=False)
+    over = "" if http is None else f", and over HTTP on {http}"
+    console.print(f"serving {', '.join(names)} on {address}{over}", markup=False)

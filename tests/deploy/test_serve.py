@@ -3,6 +3,7 @@
 import datetime
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -384,7 +386,12 @@ def test_tls_client_certificates_and_tokens(
     tokens.write_text("a-token-of-some-length\n")
     tokens.chmod(0o600)
     service = start(
-        released.path, made, address="localhost:0", tls=server, client_ca=authority[1], tokens=tokens
+        *(released.path, made),
+        address="localhost:0",
+        http_port=0,
+        tls=server,
+        client_ca=authority[1],
+        tokens=tokens,
     )
     target, trusted = f"localhost:{service.port}", server[1].read_bytes()
 
@@ -404,6 +411,20 @@ def test_tls_client_certificates_and_tokens(
     for stranger in (None, other):
         refused = lambda s=stranger: ask(s, "ServerReady", token)  # noqa: E731
         assert code_of(refused) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert service.rest is not None
+    url = f"https://localhost:{service.rest.port}/v2/health/ready"
+
+    def over_http(pair: tuple[Path, Path] | None, *said: tuple[str, str]) -> int:
+        context = ssl.create_default_context(cafile=str(server[1]))
+        if pair is not None:
+            context.load_cert_chain(pair[1], pair[0])
+        return httpx.get(url, verify=context, headers=dict(said)).status_code
+
+    assert over_http(authority, token) == 200
+    assert over_http(authority, wrong) == over_http(authority) == 401
+    for stranger in (None, other):
+        with pytest.raises(httpx.TransportError):
+            over_http(stranger, token)
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:

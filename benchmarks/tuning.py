@@ -53,6 +53,7 @@ tune = "{tune}"
 {backbone}[federation]
 start = "{start}"
 rounds = {rounds}
+local_epochs = {local_epochs}
 batch_size = {batch_size}
 lr = {lr}
 patience = 3
@@ -61,30 +62,17 @@ mode = "open"
 """
 TEXTS = {
     "head": {"tune": "head", "rounds": 20, "batch_size": 64, "lr": 0.05},
-    "head, from prototypes": {
-        "tune": "head",
-        "rounds": 20,
-        "batch_size": 64,
-        "lr": 0.05,
-        "start": "prototypes",
-    },
     "lora": {
         "tune": "lora",
-        "rounds": 12,
-        "batch_size": 16,
-        "lr": 0.01,
-        "tuning": "lr = 1e-3\n",
-    },
-    "lora, from prototypes": {
-        "tune": "lora",
-        "rounds": 6,
+        "start": "zero",
+        "rounds": 10,
+        "local_epochs": 2,
         "batch_size": 16,
         "lr": 0.02,
-        "start": "prototypes",
         "tuning": 'lr = 1e-3\nprecision = "bfloat16"\n',
     },
 }
-"""The last one was chosen on documents of R8's training file alone (docs/tuning.md)."""
+"""The second was chosen on documents of R8's training file alone (docs/tuning.md)."""
 IMAGES = {
     "head": {"tune": "head", "rounds": 20, "batch_size": 64, "lr": 0.02},
     "last-blocks": {
@@ -109,7 +97,7 @@ def machine() -> dict[str, Any]:
 
 def study(classes: list[str], source: str, seed: int, *, tuning: str = "", **settings: Any) -> str:
     """Text of a study.toml."""
-    settings = {"start": "ridge", "backbone": "", **settings}
+    settings = {"start": "ridge", "backbone": "", "local_epochs": 1, **settings}
     text = BASE.format(classes=json.dumps(classes), source=source, seed=seed, **settings)
     return text + (f"[tuning]\n{tuning}" if tuning else "")
 
@@ -248,11 +236,11 @@ def cut(n: int) -> None:
         line = {"image_size": side, "tap": tap or "blocks.4@2x2", "images": n, **seconds}
         lines.append(line)
         print(
-            f"{side} px, tap {line['tap']}: an epoch {seconds['cut']:.2f} CPU-s from the cut, "
+            f"{side} px, tap {line['tap']}: an epoch {seconds['cut']:.3f} CPU-s from the cut, "
             f"{seconds['pixels']:.2f} from pixels ({seconds['pixels'] / seconds['cut']:.1f}x), "
             f"{seconds['plain']:.2f} plain "
             f"({seconds['plain'] / seconds['cut']:.1f}x); forward and backward pass alone "
-            f"{seconds['cut_bare']:.2f} and {seconds['pixels_bare']:.2f} "
+            f"{seconds['cut_bare']:.3f} and {seconds['pixels_bare']:.2f} "
             f"({seconds['pixels_bare'] / seconds['cut_bare']:.1f}x)",
             flush=True,
         )
@@ -290,7 +278,7 @@ def _bare(tunable: Tunable, kept: np.ndarray, labels: np.ndarray) -> float:
     return _least(passes)
 
 
-def _least(work: Callable[[], Any], repeats: int = 4) -> float:
+def _least(work: Callable[[], Any], repeats: int = 8) -> float:
     times = []
     for _ in range(repeats):
         begin = time.process_time()

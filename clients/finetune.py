@@ -100,8 +100,8 @@ class _Course:
             **(head if learns != "backbone" else {}),
             **(tuned if learns != "head" else {}),
         }
-        centre = (lesson.centre or start).weights()
-        self.centre = {name: torch.tensor(centre[name], device=device) for name in self.learning}
+        centre = (lesson.centre or start).weights() if lesson.descent.proximal_mu else {}
+        self.centre = {name: torch.tensor(centre[name], device=device) for name in self.learning if centre}
         self.correction = {
             name: torch.tensor(lesson.correction[name], device=device)
             for name in self.learning
@@ -121,7 +121,7 @@ class _Course:
             kind = tuning.optimizer if name.startswith(BACKBONE) else "sgd"
             groups[kind].append({"params": [tensor], "lr": rate, "weight_decay": decay})
         known = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
-        return [known[kind](found) for kind, found in groups.items() if found]
+        return [known[kind](found, fused=True) for kind, found in groups.items() if found]
 
     def step(self, rows: NDArray[np.int64], rng: np.random.Generator) -> float:
         """One step on a batch, its examples a few at a time; half as many where the memory is too small."""

@@ -51,7 +51,7 @@ def begin(federation: Federation) -> Training:
     if study.backbone.tuned and study.federation.start == "ridge" and fits_exactly(federation.n_train, dim):
         log.warning(
             "the ridge start fits %s examples of %s features all but exactly, so the backbone gets small gradients; "
-            'compare it with federation.start = "prototypes" (docs/tuning.md).',
+            'compare it with federation.start = "zero" and local_epochs = 2 (docs/tuning.md).',
             federation.n_train,
             dim,
         )

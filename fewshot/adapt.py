@@ -24,8 +24,8 @@ from foedus.statistic import Arrays
 from foedus.study import Method
 
 FORMAT = "foedus-adapted-head/1"
-NEAR = 1e-5
-"""A row this near to a case, by its length, is the case: whitening rounds, to some 1e-7."""
+NEAR = 1e-3
+"""A row this near to a case, relative to the case's length, counts as the case: another machine rounds otherwise."""
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,11 @@ def policy(
     """
     from foedus.site import PolicySection, load_site
 
-    allowed = load_site(folder).policy
+    site = load_site(folder)
+    allowed, service = site.policy, site.service
     if as_json:
-        print_json(allowed.model_dump())
+        noted = None if service is None else service.model_dump()
+        print_json({**allowed.model_dump(), "service": noted})
         return
     table = Table("policy", "here", "what it means", title=escape(str(folder)), title_justify="left")
     for name, field in PolicySection.model_fields.items():
@@ -75,6 +77,13 @@ def policy(
             name, f"{escape(value)} [dim]({here})[/]", escape(" ".join((field.description or "").split()))
         )
     console.print(table)
+    pooled = (
+        "no [service]: nothing of what a service here notes leaves"
+        if service is None
+        else f"[service]: sums over blocks of {service.min_records} records or more, noted in '{service.journal}', "
+        "may be part of sums of several sites"
+    )
+    console.print(escape(pooled), soft_wrap=True)
 
 
 @app.command("ledger")

@@ -300,3 +300,14 @@ def test_the_command_pools_and_says_so(
     assert "3 sites, 900 records, 900 labels" in str(shown.stdout)
     both = CliRunner().invoke(app, [*asked, *trusted, "--labels", "labels.csv"])
     assert isinstance(both.exception, ConfigError)
+
+
+def test_a_site_sees_what_of_its_service_may_leave(sites: Path) -> None:
+    def said(*more: str) -> str:
+        return str(CliRunner().invoke(app, ["site", "policy", str(sites / "west"), *more]).stdout)
+
+    assert "[service]: sums over blocks of 20 records or more, noted in 'journal'" in said()
+    assert json.loads(said("--json"))["service"]["labels"] == "labels.csv"
+    file = sites / "west/site.toml"
+    file.write_text(file.read_text().replace(SERVICE, ""))
+    assert "no [service]: nothing of what a service here notes leaves" in said()

@@ -181,12 +181,15 @@ class _Course:
         return LinearHead(*(t.detach().cpu().numpy().copy() for t in (self.weight, self.bias)))
 
 
-def loss_of(scores: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
-    """The mean cross-entropy, as `foedus.labels.residuals` has it: of all labels of a record together."""
+def loss_of(
+    scores: Tensor, labels: Tensor, *, smoothing: float = 0.0, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Cross-entropy over records, as `foedus.labels.residuals` has it: of all labels of a record together."""
     if labels.ndim == 1:
-        return cross_entropy(scores, labels, label_smoothing=smoothing)
+        return cross_entropy(scores, labels, label_smoothing=smoothing, reduction=reduction)
     wanted = labels.to(scores.dtype) * (1 - smoothing) + smoothing / 2
-    return binary_cross_entropy_with_logits(scores, wanted, reduction="sum") / len(labels)
+    total = binary_cross_entropy_with_logits(scores, wanted, reduction="sum")
+    return total if reduction == "sum" else total / len(labels)
 
 
 def rates(

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy
 
-from clients.finetune import standardise
+from clients.finetune import loss_of, standardise
 from foedus.backbones import Standardiser
 from foedus.backbones.tunable import Kept, Tunable, tensors_of
 from foedus.errors import BackboneError
@@ -63,7 +62,7 @@ def clipped_sum(
     Args:
         tunable: The backbone, its tensors as they were sent.
         kept: What lies below its cut, of n records.
-        labels: (n,), int64.
+        labels: (n,), int64; or (n, n_labels), see foedus.labels.
         owner: (n,), number of the unit each record belongs to, from 0.
         head: On standardised features.
         standardiser: Between backbone and head.
@@ -131,7 +130,7 @@ def _gradients(
         some, whose = rows[begin : begin + at_once], owner[begin : begin + at_once]
         inputs = tensors_of(tuple(array[some] for array in kept))
         sampled.zero_grad(set_to_none=True)
-        loss = cross_entropy(sampled(*inputs), torch.from_numpy(labels[some]).to(device), reduction="sum")
+        loss = loss_of(sampled(*inputs), torch.from_numpy(labels[some]).to(device), reduction="sum")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no input wants a gradient
             loss.backward()  # type: ignore[no-untyped-call]

@@ -56,9 +56,12 @@ FEATURE_SUMS = frozenset(
 )
 """Sums of features without noise: over few records, or as the difference of two, they tell of single ones."""
 
-SEVERAL = frozenset(found.name for found in (Moments, RidgeSums, Evaluation, Shift, Scatter, DataQuality))
+SEVERAL = frozenset(
+    found.name
+    for found in (Moments, RidgeSums, Evaluation, Shift, Scatter, DataQuality, Centre, PrivateRidge)
+)
 """Statistics that know several labels a record."""
-ONE_LABEL = frozenset(found.name for found in (AuditEdges, AuditCounts, AsideCounts))
+ONE_LABEL = frozenset(found.name for found in (AuditEdges, AuditCounts, AsideCounts, PrivateAudit))
 """Statistics that a multilabel study asks about one label, as of two classes."""
 
 

@@ -13,6 +13,9 @@ that matter less travel smaller. A unit of features x (length 1) and label y add
 Of z zᵀ only the upper triangle travels, its diagonal over sqrt(2): Σ_i z_i⁴/2 + Σ_(i<j) z_i² z_j²
 is |z|⁴/2 whatever z is. The noise on the matrix is then that of the Gaussian orthogonal ensemble.
 With w = 1 and the plain triangle the two would be sqrt(2) and sqrt(6).
+
+Where a record may have any number of L labels, ridge has 1 (yes) and -1 (no) in place of onehot(y):
+sqrt(s²/2 + L s). Zero then stands for "as likely as not", which is what noise shrinks a score to.
 """
 
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from foedus.errors import FewShotError
 from foedus.examples import Examples
 from foedus.gradient import unit_weight
 from foedus.head import LinearHead
+from foedus.labels import several
 from foedus.privacy import rows
 from foedus.privacy.clipping import SLACK
 from foedus.statistic import Arrays, Quantity, Settings
@@ -41,10 +45,12 @@ CLIP = 1.0
 class _PrivateSums:
     n_classes: int
     dim: int
+    multilabel: bool = False
 
     def settings(self) -> Settings:
         """Small parameters, sent as configuration."""
-        return {"n_classes": self.n_classes, "dim": self.dim, "classes": [], "min_count": 0}
+        several = {"multilabel": True} if self.multilabel else {}
+        return {"n_classes": self.n_classes, "dim": self.dim, "classes": [], "min_count": 0, **several}
 
     def arrays(self) -> Arrays:
         """No array parameter."""
@@ -54,7 +60,7 @@ class _PrivateSums:
     def from_wire(cls, settings: Settings, arrays: Arrays) -> Self:
         """The same statistic, from what arrived at the site."""
         parsed = sum_settings(settings, arrays)
-        return cls(parsed.n_classes, parsed.dim)
+        return cls(parsed.n_classes, parsed.dim, parsed.multilabel)
 
     def _check(self, examples: Examples) -> None:
         if examples.features.ndim != 2 or examples.features.shape[1] != self.dim:
@@ -157,12 +163,15 @@ class PrivateRidge(_PrivateSums):
         side = self.dim + 1
         size = side * (side + 1) // 2 + side * self.n_classes
         squared = CLIP**2 + unit_weight(self.dim) ** 2
-        sensitivity = sqrt(squared**2 / 2 + squared) * (1 + SLACK)
+        n_labels = self.n_classes if self.multilabel else 1
+        sensitivity = sqrt(squared**2 / 2 + n_labels * squared) * (1 + SLACK)
         return {SUMS: Quantity((size,), sensitivity=sensitivity)}
 
     def measure(self, examples: Examples) -> Arrays:
         """One site's sums."""
         self._check(examples)
+        if several(examples.labels) != self.multilabel:
+            raise FewShotError("the request and the study differ in how many labels a record may have")
         found = rows.clipped_ridge(
             examples.features, examples.labels, n_classes=self.n_classes, clip=CLIP, units=examples.units
         )
@@ -193,7 +202,7 @@ def ridge_head(
 
     Args:
         gram: (d+1, d+1), Σ z zᵀ with noise, z = [x, w].
-        xty: (d+1, n_classes), Σ z yᵀ with noise; one-hot targets.
+        xty: (d+1, n_classes), Σ z yᵀ with noise; one-hot targets or, of several labels, 1 and -1.
         deviation: Standard deviation of the noise on each entry (off the diagonal).
         penalty: Least strength.
     """

@@ -61,7 +61,8 @@ class Evaluation:
     Attributes:
         heads: Heads with the same shape.
         temperatures: Factors on the scores; the log-loss is reported for each.
-        counts_only: Confusion counts and nothing else: in a private study, noise on fewer numbers.
+        counts_only: Confusion counts and nothing else: in a private study, noise on fewer numbers. One unit
+            changes each head's, and of several labels each label's, by at most 1.
         detail: AUC and calibration too, at the one temperature. Without it a question stays small
             enough for every round.
         multilabel: A record may have any number of labels (foedus.labels).
@@ -108,11 +109,11 @@ class Evaluation:
     def declare(self) -> dict[str, Quantity]:
         n_heads, n_temperatures, n_classes, _ = self._shape
         each = (n_heads, n_classes) if self.multilabel else (n_heads,)
-        whole = {EXACT: count(n_heads)} if self.multilabel else {}
+        whole = {EXACT: count(n_heads)} if self._counts_exact else {}
         n_classes = 2 if self.multilabel else n_classes
         confusion = count(*each, n_classes, n_classes, sensitivity=sqrt(prod(each)))
         if self.counts_only:
-            return {CONFUSION: confusion, **whole}
+            return {CONFUSION: confusion}
         light = {CONFUSION: confusion, NLL: Quantity((*each, n_temperatures), low=0.0), **whole}
         if not self.detail:
             return light
@@ -123,6 +124,10 @@ class Evaluation:
             metrics.BIN_COUNTS: count(*each, 2, metrics.RELIABILITY_BINS),
             metrics.BIN_PROBABILITY: Quantity((*each, metrics.RELIABILITY_BINS), low=0.0),
         }
+
+    @property
+    def _counts_exact(self) -> bool:
+        return self.multilabel and not self.counts_only
 
     @property
     def _n_bins(self) -> int:
@@ -141,6 +146,8 @@ class Evaluation:
             self._sums(yes_or_no(scores, label), examples.of_label(label)) for label in range(scores.shape[1])
         ]
         found = {key: np.stack([one[key] for one in each]) for key in each[0]}
+        if not self._counts_exact:
+            return found
         return found | {EXACT: np.asarray(exact(examples.labels, scores).sum(), np.int64)}
 
     def _sums(self, scores: NDArray[np.float64], examples: Examples) -> Arrays:
@@ -180,11 +187,10 @@ class Evaluation:
         return Candidate(self.heads[h], float(self.temperatures[t]), found)
 
     def _over_labels(self, one: Arrays, t: int) -> metrics.Metrics:
-        n_right, n_labels = int(one[EXACT].astype(np.int64)), len(self.heads[0].bias)
-        labels = [
-            {key: value[label] for key, value in one.items() if key != EXACT} for label in range(n_labels)
-        ]
-        return over_labels([self._metrics(sums, t) for sums in labels], exact=n_right)
+        n_right, n_labels = one.pop(EXACT, None), len(self.heads[0].bias)
+        each = [{key: value[label] for key, value in one.items()} for label in range(n_labels)]
+        known = None if n_right is None else int(n_right.astype(np.int64))
+        return over_labels([self._metrics(sums, t) for sums in each], exact=known)
 
     def _metrics(self, one: Arrays, t: int) -> metrics.Metrics:
         return metrics.from_sums(

@@ -64,10 +64,10 @@ def over_labels(each: Sequence[Metrics], *, exact: int | None) -> LabelMetrics:
     """Metrics of all labels from each one's own, on the same records.
 
     Args:
-        each: Of two classes, no and yes.
+        each: Of two classes, no and yes; at least one.
         exact: Records with every label right, where that is known.
     """
-    n = each[0]["n"]
+    n = round(sum(found["n"] for found in each) / len(each))  # noise in a private study makes them differ
     cells = np.array([found["confusion"] for found in each], np.int64)
     _, fp, fn, tp = cells.sum(axis=0).ravel().tolist()
     curve = _together([found["reliability"] for found in each])

@@ -23,6 +23,7 @@ from foedus.attacks.report import PrivacyAudit
 from foedus.budget import START, plan, round_name
 from foedus.examples import Examples
 from foedus.head import LinearHead
+from foedus.labels import decided
 from foedus.noising import add_noise
 from foedus.privacy.accountant import Gaussian, epsilon
 from foedus.statistic import Quantity
@@ -108,7 +109,9 @@ def check_clip(study: Study) -> ClippingCheck:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     features[np.isin(units, [CROWD, CROWD + 2])] *= FAR
     x = features.astype(np.float32)
-    examples = Examples(x, np.argmin(head.scores(x), axis=1), {}, units.astype(np.str_))
+    scores = head.scores(x)
+    wrong = (~decided(scores)).astype(np.int64) if study.multilabel else np.argmin(scores, axis=1)
+    examples = Examples(x, wrong, {}, units.astype(np.str_))
 
     def contribution(rows: Rows, clip: float) -> NDArray[np.float64]:
         found = gradient.contribution(head, examples.take(rows), clip_norm=clip)

@@ -308,8 +308,8 @@ class Study(Section):
                 federation.start == "prototypes"
             ),
             'federation.balance does not take multilabel; set balance = "none"': federation.balance != "none",
-            f'door.mode = "{door.mode}" does not take multilabel, as no bound is proven for its one-round start; '
-            'set door.mode = "secure-only", or run one study for each label': door.private,
+            "[search] does not take multilabel in a private study, where trials are ranked by one noisy count; "
+            "remove it": door.private and self.search is not None,
             "[fairness] audits one label of a multilabel study; name it in study.positive": (
                 self.fairness is not None and self.study.positive is None
             ),

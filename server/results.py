@@ -77,7 +77,8 @@ def evaluate(federation: Federation, training: Training) -> dict[str, Metrics]:
     On all sites' test examples together. A private study pays for each evaluation, and asks for one.
     """
     if federation.study.door.private:
-        private = Evaluation([federation.use(training.best)], counts_only=True)
+        several = federation.study.multilabel
+        private = Evaluation([federation.use(training.best)], counts_only=True, multilabel=several)
         [[best]] = federation.ask(private, split="test", what="the final test")
         return {"federated": best.metrics}
     study = federation.study
@@ -181,14 +182,14 @@ def _audit_totals(
 ) -> tuple[AuditTotals, list[str]]:
     """What the audit is computed from: exact counts or, in a private study, noisy ones and what that costs."""
     study = federation.study
+    seen = subject(study, head)
     if not study.door.private:
-        seen = subject(study, head)
         edges = federation.ask(AuditEdges(seen.head, seen.positive), split="test")
         request = audit_request(
             policy, head=seen.head, positive=seen.positive, edges=edges, classes=seen.classes
         )
         return federation.ask(request, split="test", listen=heard), []
-    private = private_audit_request(policy, head=head, positive=study.positive_index)
+    private = private_audit_request(policy, head=seen.head, positive=seen.positive)
     joint = federation.ask(private, split="test", listen=heard)
     deviation = federation.deviation(private)
     totals = private.totals(joint, deviation=deviation, n_sites=len(federation.cohort))

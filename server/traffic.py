@@ -117,7 +117,9 @@ class Forecast:
         if self.study.door.private:
             yield self._ask("where the examples lie", Centre(dim=dim), tuned=False)
             if start == "ridge":
-                yield self._ask("ridge sums", PrivateRidge(n_classes, dim), tuned=False)
+                yield self._ask(
+                    "ridge sums", PrivateRidge(n_classes, dim, self.study.multilabel), tuned=False
+                )
             elif start == "prototypes":
                 yield self._ask("prototype sums", PrivatePrototypes(n_classes, dim), tuned=False)
             return
@@ -139,7 +141,8 @@ class Forecast:
         request = self._request({}, arrays=head.arrays())
         if study.door.private:
             yield Exchange("site reports", 1, Traffic(request, 0))
-            yield self._ask("final test", Evaluation([head], counts_only=True))
+            counted = Evaluation([head], counts_only=True, multilabel=study.multilabel)
+            yield self._ask("final test", counted)
         else:
             if study.federation.rounds and study.validates:
                 judged = Evaluation([head], multilabel=study.multilabel)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 from foedus.attacks.release import Release, released
 from foedus.errors import AuditError
 from foedus.examples import Examples
+from foedus.labels import several
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class Heads:
     bias: NDArray[np.float32]
 
     def confidences(self, examples: Examples) -> NDArray[np.float64]:
-        """(n_heads, n), log(p / (1 - p)) of the true class (Carlini et al. 2022, section V-A)."""
+        """(n_heads, n), log(p / (1 - p)) of the true class, or set of labels (Carlini et al. 2022, section V-A)."""
         n_heads, n_classes, dim = self.weight.shape
         scores = examples.features @ self.weight.reshape(-1, dim).T
         scores = scores.reshape(len(examples), n_heads, n_classes) + self.bias
+        if several(examples.labels):
+            signs = 2.0 * examples.labels[:, np.newaxis] - 1
+            logs = -np.logaddexp(0, -signs * scores).sum(axis=2)
+            return np.asarray((logs - np.log(-np.expm1(np.minimum(logs, -1e-12)))).T)
         rows = np.arange(len(examples))
         true = scores[rows, :, examples.labels].astype(np.float64)
         scores[rows, :, examples.labels] = -np.inf
@@ -110,7 +115,11 @@ def train_heads(
 
 
 def _residuals(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Softmax probabilities minus one-hot labels over the last axis, in place."""
+    """Probabilities minus targets over the last axis, in place."""
+    if several(labels):
+        expit(scores, out=scores)
+        scores -= labels[:, np.newaxis]
+        return scores
     scores -= scores.max(axis=2, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=2, keepdims=True)

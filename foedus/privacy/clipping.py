@@ -3,7 +3,9 @@
 For softmax cross-entropy on scores W x + b the gradient of one record is r xᵀ for W and r for
 b, with r = softmax(W x + b) - onehot(y). So its squared L2 norm is |r|² (|x|² + 1), and that of
 a unit (all records i of one patient) is Σ_ij (r_i·r_j)(x_i·x_j + 1): no record's gradient is ever
-formed, and one matrix product sums them after each r has been scaled.
+formed, and one matrix product sums them after each r has been scaled. Where a record may have several
+labels (foedus.labels), each with a sigmoid and its own cross-entropy, r = sigmoid(W x + b) - y is the only
+thing that differs.
 
 Sensitivity. Each unit's gradient g is scaled by min(1, clip_norm/|g|), so its part of the sum
 has an L2 norm of at most clip_norm over weight and bias together; adding or removing one unit
@@ -23,6 +25,8 @@ from numpy.typing import NDArray
 
 from foedus.errors import PrivacyError
 from foedus.head import LinearHead
+from foedus.labels import residuals as gradients_by_score
+from foedus.labels import several
 
 SLACK = 1e-6
 """Share of the clip norm given up so that rounding cannot exceed it."""
@@ -61,7 +65,7 @@ def clipped_gradients(
     Args:
         head: Where the gradient is taken.
         features: (n, d); float64 saves a conversion each time.
-        labels: (n,), indices of the head's classes.
+        labels: (n,), indices of the head's classes; or (n, n_classes) of 0 and 1.
         clip_norm: Above 0; the L2 sensitivity to adding or removing one unit.
         units: (n,), who each record belongs to (any type); each record its own unit when None.
             All records of a unit must be here, or none: sample units, not records.
@@ -90,8 +94,13 @@ def clipped_gradients(
 
 
 def _residuals(head: LinearHead, x: Matrix, labels: NDArray[np.int64]) -> Matrix:
-    """(n, n_classes): softmax probabilities minus one-hot labels."""
+    """(n, n_classes): probabilities minus targets."""
     n_classes = len(head.bias)
+    if several(labels):
+        if labels.shape[1] != n_classes or not np.isin(labels, (0, 1)).all():
+            raise PrivacyError(f"labels are not {n_classes} columns of 0 and 1; use the study's classes")
+        scores = x @ head.weight.T.astype(np.float64) + head.bias.astype(np.float64)
+        return np.asarray(gradients_by_score(scores, labels)[0], np.float64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < n_classes:
         raise PrivacyError(f"a label is outside 0..{n_classes - 1}; use the study's classes")
     scores = x @ head.weight.T.astype(np.float64) + head.bias.astype(np.float64)

@@ -58,6 +58,28 @@ def test_one_record_of_full_length_reaches_the_sensitivity_whatever_its_directio
     assert np.linalg.norm(alone[SUMS]) == pytest.approx(statistic.declare()[SUMS].sensitivity, rel=3e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([1e-3, 0.3, 1.0, 1e4]))
+def test_a_unit_of_several_labels_moves_ridge_by_no_more_than_its_sensitivity(
+    seed: int, dim: int, scale: float
+) -> None:
+    one = make(seed, dim=dim, scale=scale)
+    labels = np.random.default_rng(seed).integers(0, 2, (len(one), 4))
+    whole = Examples(one.features, labels, units=one.units)
+    assert whole.units is not None
+    rest = whole.take(np.flatnonzero(whole.units != whole.units[0]))
+    statistic = PrivateRidge.from_wire(PrivateRidge(4, dim, multilabel=True).settings(), {})
+    moved = np.linalg.norm(statistic.measure(whole)[SUMS] - statistic.measure(rest)[SUMS])
+    sensitivity = statistic.declare()[SUMS].sensitivity or 0.0
+    assert moved <= sensitivity
+    full = Examples(np.eye(dim, dtype=np.float32)[:1] * 30, labels[:1])
+    assert np.linalg.norm(statistic.measure(full)[SUMS]) == pytest.approx(sensitivity, rel=3e-6)
+    _, xty = statistic.read(statistic.measure(Examples(whole.features, labels)))
+    assert xty.shape == (dim + 1, 4)
+    with pytest.raises(FewShotError, match="differ in how many labels a record may have"):
+        PrivateRidge(4, dim).measure(whole)
+
+
 def test_the_sensitivities_by_hand_are_below_those_of_the_plain_sums() -> None:
     assert unit_weight(16) == 0.5
     prototypes, ridge = (statistic.declare()[SUMS].sensitivity for statistic in statistics(16))

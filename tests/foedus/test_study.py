@@ -52,9 +52,11 @@ def test_what_takes_one_class_a_record_is_refused_in_a_multilabel_study(section:
 
 
 @pytest.mark.parametrize("door", ["secure+ddp", "local-dp"])
-def test_a_private_multilabel_study_is_refused_with_what_to_do_instead(door: str) -> None:
-    with pytest.raises(ConfigError, match=r"does not take multilabel.* or run one study for each label"):
-        _study(study='task = "multilabel"', door=door)
+def test_a_private_multilabel_study_is_not_searched(door: str) -> None:
+    text = STUDY.format(study='task = "multilabel"', backbone="", door=door)
+    assert parse_study(text).door.private
+    with pytest.raises(ConfigError, match=r"\[search\] does not take multilabel in a private study"):
+        parse_study(text + "[search]\ntrials = 4\n")
 
 
 def test_class_texts_are_the_names_in_words_when_not_set() -> None:

@@ -1,12 +1,14 @@
 """Several labels a record, end to end: what rest tells of three findings, at four real hospitals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score, hamming_loss, multilabel_confusion_matrix, roc_auc_score
 
 from clients.workplace import Workplace
@@ -20,10 +22,10 @@ from foedus.demos.writing import write_site
 from foedus.errors import AuditError, ConfigError, ReleaseError, RunError
 from foedus.export import export
 from foedus.head import LinearHead
+from foedus.labels import Labels
 from foedus.mitigating import mitigate
 from foedus.releasing import release
 from foedus.runs import SERVING_FILE, RunFolder
-from foedus.site import find_sites
 
 LABELS = ["disease", "angina", "st-depression"]
 STUDY = """
@@ -142,15 +144,20 @@ def test_the_federation_does_better_than_each_hospital_alone(results: dict[str, 
     assert results["classes"] == LABELS
 
 
+def _at_the_hospitals(run: RunFolder, sites: Path, only: str = "*") -> tuple[Labels, NDArray[np.float32]]:
+    """Labels of the test patients, and the run's scores on them."""
+    arrays = files.read_arrays(run.path / "model/head.safetensors")
+    head, standardiser = LinearHead.from_arrays(arrays), Standardiser.from_arrays(arrays)
+    places = [Workplace(folder, run.study()) for folder in sorted(sites.glob(only))]
+    tests = [site.examples("test", standardiser=standardiser) for site in places]
+    scores = np.concatenate([head.scores(test.features) for test in tests])
+    return np.concatenate([test.labels for test in tests]), scores
+
+
 def test_the_federations_figures_are_those_of_the_rows_at_the_hospitals(
     run: RunFolder, results: dict[str, Any], hospitals: Path
 ) -> None:
-    arrays = files.read_arrays(run.path / "model/head.safetensors")
-    head, standardiser = LinearHead.from_arrays(arrays), Standardiser.from_arrays(arrays)
-    places = [Workplace(folder, run.study()) for folder in find_sites(hospitals / "sites")]
-    tests = [site.examples("test", standardiser=standardiser) for site in places]
-    truth = np.concatenate([test.labels for test in tests])
-    scores = np.concatenate([head.scores(test.features) for test in tests])
+    truth, scores = _at_the_hospitals(run, hospitals / "sites")
     found = results["models"]["federated"]
     assert found["n"] == len(truth)
     assert found["confusion"] == multilabel_confusion_matrix(truth, scores > 0).tolist()
@@ -159,8 +166,9 @@ def test_the_federations_figures_are_those_of_the_rows_at_the_hospitals(
     assert found["micro_f1"] == pytest.approx(f1_score(truth, scores > 0, average="micro"))
     assert found["macro_f1"] == pytest.approx(f1_score(truth, scores > 0, average="macro"))
     assert found["auc"] == pytest.approx(roc_auc_score(truth, scores), abs=0.01)  # from histograms
-    own = next(site for site in results["sites"] if site["site"] == places[0].name)["federated"]
-    assert own["auc"] == pytest.approx(roc_auc_score(tests[0].labels, head.scores(tests[0].features)))
+    truth, scores = _at_the_hospitals(run, hospitals / "sites", only="hungary")
+    [own] = [site["federated"] for site in results["sites"] if site["site"] == "hungary"]
+    assert own["auc"] == pytest.approx(roc_auc_score(truth, scores))
 
 
 def test_the_audit_is_of_the_label_that_the_study_names(run: RunFolder, results: dict[str, Any]) -> None:
@@ -247,6 +255,40 @@ def test_what_takes_one_class_says_so_in_one_sentence(
         ReleaseError, match=r"a model of several labels a record is not served; foedus export"
     ):
         release(run, load_signer(tmp_path / "hub.key", passphrase=str), keys=[], to=tmp_path)
+
+
+PRIVATE = {
+    'mode = "secure-only"': 'mode = "secure+ddp"\nepsilon = 8.0',
+    "rounds = 3\nlr = 0.05": "rounds = 2\nlr = 1.0",
+    'name = "age"\nkind = "number"': 'name = "age"\nkind = "number"\nrange = [18, 100]',
+    'name = "trestbps"\nkind = "number"': 'name = "trestbps"\nkind = "number"\nrange = [50, 260]',
+    'name = "chol"\nkind = "number"': 'name = "chol"\nkind = "number"\nrange = [80, 700]',
+}
+
+
+def test_a_private_run_keeps_its_clip_and_claim_and_learns(hospitals: Path, tmp_path: Path) -> None:
+    text = STUDY
+    for old, new in PRIVATE.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "study.toml").write_text(text)
+    (tmp_path / "policy.toml").write_text(POLICY)
+    shutil.copytree(hospitals / "sites", tmp_path / "sites")
+    for toml in tmp_path.glob("sites/*/site.toml"):
+        toml.write_text(toml.read_text().replace('"secure-only"]', '"secure+ddp"]'))
+    run, outcome = simulation.simulate(tmp_path / "study.toml", tmp_path / "sites", runs=tmp_path / "runs")
+    attacked, found = outcome.results["privacy"]["attack"], outcome.results["models"]["federated"]
+    assert attacked["within_claim"]
+    assert attacked["clipping_held"]
+    assert outcome.results["privacy"]["at_site"]["site"] in dict(heart.HOSPITALS).values()
+    assert found["accuracy"] is None  # a noisy count for each label, none of whole records
+    assert found["micro_f1"] is not None
+    assert len(found["confusion"]) == 3
+    assert outcome.audit is not None
+    assert outcome.audit.classes == ["not disease", "disease"]
+    truth, scores = _at_the_hospitals(run, tmp_path / "sites")
+    assert roc_auc_score(truth, scores) > 0.7
+    show(run.path, as_json=False)
 
 
 def test_the_plan_knows_what_is_sent(hospitals: Path) -> None:

@@ -46,6 +46,30 @@ def test_a_batch_of_heads_is_each_head_trained_alone(digits: Examples, clip_norm
         np.testing.assert_allclose(confidences[h], np.log(true / (1 - true)), atol=1e-3)
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.3])
+def test_heads_of_several_labels_are_each_label_trained_alone(
+    digits: Examples, clip_norm: float | None
+) -> None:
+    rng = np.random.default_rng(0)
+    few = digits.take(rng.permutation(300)[:24])
+    labels = rng.integers(0, 2, (24, 3))
+    members, training = np.ones((1, 24), np.bool_), Training(rounds=4, lr=2.0, clip_norm=clip_norm)
+    found = train_heads(Examples(few.features, labels), members, n_classes=3, training=training)
+    x = np.column_stack([few.features.astype(np.float64), np.ones(24)])
+    weight = np.zeros((3, x.shape[1]))
+    for _ in range(4):
+        residuals = 1 / (1 + np.exp(-x @ weight.T)) - labels
+        gradients = residuals[:, :, None] * x[:, None]
+        if clip_norm is not None:
+            gradients *= np.minimum(1, clip_norm / np.linalg.norm(gradients, axis=(1, 2)))[:, None, None]
+        weight -= 2.0 / 24 * gradients.sum(axis=0)
+    np.testing.assert_allclose(found.weight[0], weight[:, :-1], atol=1e-5)
+    chance = 1 / (1 + np.exp(-x @ weight.T))
+    true = np.where(labels, chance, 1 - chance).prod(axis=1)
+    confidences = found.confidences(Examples(few.features, labels))
+    np.testing.assert_allclose(confidences[0], np.log(true / (1 - true)), atol=1e-3)
+
+
 def test_the_release_sees_every_round_all_heads_in_one_vector(digits: Examples) -> None:
     seen = []
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from foedus.errors import PrivacyError
 from foedus.head import LinearHead
@@ -38,12 +38,13 @@ class Case:
         )
 
 
-def _case(seed: int, *, n: int = 60, scale: float = 1.0, n_units: int = 9) -> Case:
+def _case(seed: int, *, n: int = 60, scale: float = 1.0, n_units: int = 9, several: bool = False) -> Case:
     rng = np.random.default_rng(seed)
     d, c = 7, 4
     head = LinearHead(rng.normal(size=(c, d)).astype(np.float32), rng.normal(size=c).astype(np.float32))
     features = (scale * rng.normal(size=(n, d))).astype(np.float32)
-    return Case(head, features, rng.integers(0, c, n), rng.integers(0, n_units, n))
+    labels = rng.integers(0, 2, (n, c)) if several else rng.integers(0, c, n)
+    return Case(head, features, labels, rng.integers(0, n_units, n))
 
 
 def _flat(found: ClippedSum) -> NDArray[np.float64]:
@@ -57,7 +58,11 @@ def _autograd(case: Case, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         weight = torch.tensor(case.head.weight, dtype=torch.float64, requires_grad=True)
         bias = torch.tensor(case.head.bias, dtype=torch.float64, requires_grad=True)
         x = torch.tensor(case.features[row : row + 1], dtype=torch.float64)
-        loss = cross_entropy(x @ weight.T + bias, torch.tensor(case.labels[row : row + 1]))
+        scores, label = x @ weight.T + bias, torch.tensor(case.labels[row : row + 1])
+        if label.ndim == 1:
+            loss = cross_entropy(scores, label)
+        else:
+            loss = binary_cross_entropy_with_logits(scores, label.double(), reduction="sum")
         parts = torch.autograd.grad(loss, [weight, bias])
         total += np.concatenate([part.numpy().ravel() for part in parts])
     return total
@@ -68,9 +73,10 @@ def _brute_force(case: Case, clip_norm: float, groups: list[NDArray[np.int64]]) 
     return np.sum([g * min(1, clip_norm / np.linalg.norm(g)) for g in gradients], axis=0)
 
 
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("clip_norm", [0.05, 1.0, 1e3])
-def test_the_sum_equals_autograd_one_record_at_a_time(clip_norm: float) -> None:
-    case = _case(0)
+def test_the_sum_equals_autograd_one_record_at_a_time(clip_norm: float, several: bool) -> None:
+    case = _case(0, several=several)
     expected = _brute_force(case, clip_norm, [np.array([i]) for i in range(60)])
     found = case.gradients(clip_norm, units=False)
     assert np.linalg.norm(_flat(found) - expected) <= 1e-5 * np.linalg.norm(expected)
@@ -78,9 +84,10 @@ def test_the_sum_equals_autograd_one_record_at_a_time(clip_norm: float) -> None:
 
 
 @pytest.mark.parametrize("n_units", [1, 9, 40])
+@pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("clip_norm", [0.05, 1.0, 1e3])
-def test_the_sum_over_units_equals_brute_force(clip_norm: float, n_units: int) -> None:
-    case = _case(1, n_units=n_units)
+def test_the_sum_over_units_equals_brute_force(clip_norm: float, n_units: int, several: bool) -> None:
+    case = _case(1, n_units=n_units, several=several)
     groups = [np.flatnonzero(case.units == unit) for unit in np.unique(case.units)]
     expected = _brute_force(case, clip_norm, groups)
     found = case.gradients(clip_norm, units=True)
@@ -124,11 +131,17 @@ def test_both_ways_to_a_units_norm_agree() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.floats(1e-3, 10), st.sampled_from([1e-3, 1.0, 1e4]), st.booleans())
+@given(
+    st.integers(0, 10_000),
+    st.floats(1e-3, 10),
+    st.sampled_from([1e-3, 1.0, 1e4]),
+    st.booleans(),
+    st.booleans(),
+)
 def test_removing_a_unit_moves_the_sum_by_no_more_than_the_clip_norm(
-    seed: int, clip_norm: float, scale: float, units: bool
+    seed: int, clip_norm: float, scale: float, units: bool, several: bool
 ) -> None:
-    case = _case(seed, n=25, scale=scale)
+    case = _case(seed, n=25, scale=scale, several=several)
     gone = case.units == case.units[0] if units else np.arange(25) == 0
     whole = case.gradients(clip_norm, units=units)
     rest = case.gradients(clip_norm, units=units, keep=~gone)
@@ -165,3 +178,9 @@ def test_what_would_leave_the_sum_unbounded_is_refused() -> None:
     for label in (-1, 4):
         with pytest.raises(PrivacyError, match=r"a label is outside 0\.\.3"):
             clipped_gradients(case.head, case.features, np.full(60, label), clip_norm=1)
+
+
+@pytest.mark.parametrize("labels", [np.full((60, 4), 2), np.zeros((60, 3), np.int64)])
+def test_labels_that_are_no_yes_or_no_of_this_head_are_refused(labels: NDArray[np.int64]) -> None:
+    with pytest.raises(PrivacyError, match="labels are not 4 columns of 0 and 1"):
+        replace(_case(6), labels=labels).gradients(1.0, units=False)

@@ -26,6 +26,7 @@ def test_sensitivities_by_hand() -> None:
     assert prototype_sensitivity(1) == pytest.approx(math.sqrt(2), rel=2e-6)
     assert ridge_sensitivity(1) == pytest.approx(math.sqrt(6), rel=2e-6)
     assert ridge_sensitivity(2) == pytest.approx(math.sqrt(30), rel=2e-6)
+    assert ridge_sensitivity(1, n_labels=5) == pytest.approx(math.sqrt(14), rel=2e-6)
 
 
 def test_without_clipping_the_sums_are_those_of_the_open_statistics() -> None:
@@ -76,6 +77,37 @@ def test_the_sensitivity_is_reached_so_it_is_not_too_large() -> None:
     assert reached == pytest.approx(prototypes.sensitivity, rel=1e-5)
     reached = math.hypot(float(np.linalg.norm(ridge.gram)), float(np.linalg.norm(ridge.xty)))
     assert reached == pytest.approx(ridge.sensitivity, rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.01, 10), st.sampled_from([1e-3, 1.0, 1e4]))
+def test_a_unit_of_several_labels_moves_the_sums_by_no_more_than_their_sensitivity(
+    seed: int, clip: float, scale: float
+) -> None:
+    features, _, units = _case(seed, scale=scale)
+    labels, rest = np.random.default_rng(seed).integers(0, 2, (30, 4)), units != units[0]
+    whole = clipped_ridge(features, labels, n_classes=4, clip=clip, units=units)
+    less = clipped_ridge(features[rest], labels[rest], n_classes=4, clip=clip, units=units[rest])
+    moved = math.hypot(
+        *(float(np.linalg.norm(getattr(whole, k) - getattr(less, k))) for k in ("gram", "xty"))
+    )
+    assert moved <= whole.sensitivity
+    one = clipped_ridge(np.array([[8.0, 6.0]], np.float32), labels[:1], n_classes=4, clip=2)
+    reached = math.hypot(float(np.linalg.norm(one.gram)), float(np.linalg.norm(one.xty)))
+    assert reached == pytest.approx(one.sensitivity, rel=1e-5)
+
+
+def test_several_labels_are_signs_in_ridge_and_refused_elsewhere() -> None:
+    features, _, _ = _case(2)
+    labels = np.random.default_rng(2).integers(0, 2, (30, 4))
+    z = np.column_stack([features.astype(np.float64), np.ones(30)])
+    found = clipped_ridge(features, labels, n_classes=4, clip=100)
+    np.testing.assert_allclose(found.xty, z.T @ (2 * labels - 1), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found.gram, z.T @ z, rtol=1e-5, atol=1e-4)
+    with pytest.raises(PrivacyError, match=r"a label is outside 0\.\.3"):
+        clipped_prototypes(features, labels, n_classes=4, clip=1)
+    with pytest.raises(PrivacyError, match="labels are not 3 columns of 0 and 1"):
+        clipped_ridge(features, labels, n_classes=3, clip=1)
 
 
 def test_no_records_sum_to_zero() -> None:

@@ -59,6 +59,8 @@ def _add_input(request: Any, tensor: _Input, body: bytes, at: int) -> int:
         added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if tensor.data is None:
             end = at + int(size)  # type: ignore[arg-type]
+            if not at <= end <= len(body):
+                raise ServiceError(f"input '{tensor.name[:40]}' is cut off")
             request.raw_input_contents.append(body[at:end])
             return end
         getattr(added.contents, FIELDS[tensor.datatype]).extend(_flat(tensor.data, tensor.datatype))
@@ -71,7 +73,9 @@ def _add_input(request: Any, tensor: _Input, body: bytes, at: int) -> int:
 
 def _flat(values: list[Any], datatype: str) -> list[Any]:
     """The values of nested lists in order; null is a missing number, and text is UTF-8."""
-    while values and isinstance(values[0], list):
+    while any(isinstance(value, list) for value in values):
+        if not all(isinstance(value, list) for value in values):
+            raise TypeError("lists and values side by side")
         values = [value for part in values for value in part]
     if datatype == "BYTES":
         return [value.encode() for value in values]

@@ -1,6 +1,7 @@
 """`foedus monitor --sites|--home`: what all serving sites saw together, against what was audited."""
 
 import secrets
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -78,9 +79,13 @@ def _judged(bundle: Bundle, total: Arrays, asked: Asked, journal: Path) -> Watch
     _require_sites(n_sites, policy)
     traffic = Traffic(asked, study, dim=describe(study.backbone, study.table).dim)
     live = {name: counts for name, counts in total.items() if name not in (PARTS, CONFUSION, CHANCES)}
-    enough = n_labelling >= policy.disclosure.min_sites
+    enough = n_labelling >= max(1, policy.disclosure.min_sites)
     seen = Seen(str(asked.day or "all"), live, traffic.labelled(total) if enough else None, n_sites)
-    return judge(bundle, seen, journal)
+    watched = judge(bundle, seen, journal)
+    if enough or not n_labelling:
+        return watched
+    few = f"labels came from fewer than {policy.disclosure.min_sites} sites: nothing is said of outcomes"
+    return replace(watched, notes=[*watched.notes, few])
 
 
 def _require_sites(n_sites: int, policy: Policy) -> None:

@@ -150,11 +150,17 @@ def summary(run_path: Path) -> dict[str, Any]:
 
 def show(run_path: Path, *, as_json: bool) -> None:
     """Print what a finished run found."""
+    from foedus.traffic import SUM_FILE
+
     found = summary(run_path)
     if as_json:
         print_json(found)
-        return
-    show_summary(found)
+    elif (run_path / SUM_FILE).exists():
+        console.print(
+            f"{run_path / SUM_FILE}: what all sites that serve saw; foedus monitor --home compares it"
+        )
+    else:
+        show_summary(found)
 
 
 def show_summary(found: dict[str, Any]) -> None:

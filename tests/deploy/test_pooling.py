@@ -16,6 +16,7 @@ from deploy.bundle import Bundle
 from deploy.journal import Journal, read_gate
 from deploy.monitor import follow, monitor
 from deploy.served import Served, load
+from fairness.policy import load_policy
 from foedus import journals, records
 from foedus.backbones import describe
 from foedus.cli import app
@@ -247,6 +248,21 @@ def test_a_site_that_names_no_service_sends_nothing(
     quiet.write_text(quiet.read_text().replace(SERVICE, ""))
     with pytest.raises(RoundError, match=r"the site names no \[service\]: nothing of its traffic leaves"):
         monitor_sites(bundle, sites, tmp_path / "hub")
+
+
+def test_labels_of_too_few_sites_are_not_told_of(
+    bundle: Bundle, served: Served, sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(SITES):
+        note(sites / name, served, seed=70 + seed, n=100)
+    (sites / "west/labels.csv").unlink()
+    rules = load_policy(bundle.path / "policy.toml")
+    strict = rules.model_copy(update={"disclosure": rules.disclosure.model_copy(update={"min_sites": 3})})
+    monkeypatch.setattr("foedus.pooling.load_policy", lambda path: strict)
+    found = monitor_sites(bundle, sites, tmp_path / "hub")
+    assert (found.sites, found.n, found.n_labelled) == (3, 300, 0)
+    assert found.notes == ["labels came from fewer than 3 sites: nothing is said of outcomes"]
+    assert found.groups == []
 
 
 def test_too_few_sites_with_traffic_are_not_told_of(

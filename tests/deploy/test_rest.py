@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deploy.bundle import Bundle
+from deploy.json_calls import infer_request
 from deploy.serve import Service, Settings
 from deploy.service import Limits
+from deploy.tensors import read_inputs
 from foedus.errors import ServiceError
 
 Made = Any
@@ -34,10 +39,9 @@ def service(made: Made, released: Bundle, tmp_path_factory: pytest.TempPathFacto
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
     tokens.write_text(f"{TOKEN}\n")
     tokens.chmod(0o600)
-    settings = Settings(
-        released.path, made.keys, address="127.0.0.1:0", http_port=0, tokens=tokens, limits=LIMITS
+    found = Service(
+        Settings(released.path, made.keys, address="127.0.0.1:0", http_port=0, tokens=tokens, limits=LIMITS)
     )
-    found = Service(settings)
     found.start()
     yield found
     found.stop()
@@ -122,6 +126,11 @@ def test_tensors_come_as_bytes_after_the_json(service: Service) -> None:
         ({"inputs": [{**ROWS["inputs"][0], "datatype": "FP16"}]}, 400, "does not hold FP16"),  # type: ignore[dict-item]
         ({"inputs": [{**ROWS["inputs"][0], "data": [[1.0], 2.0]}]}, 400, "does not hold FP64"),  # type: ignore[dict-item]
         ({"inputs": [{**ROWS["inputs"][0], "data": None}]}, 400, "does not hold FP64"),  # type: ignore[dict-item]
+        (
+            {"inputs": [{**ROWS["inputs"][0], "data": None, "parameters": {"binary_data_size": -3}}]},
+            400,
+            "cut off",
+        ),  # type: ignore[dict-item]
         ({"inputs": [], "outputs": [{"name": "x"}]}, 400, "there is no output 'x'"),
         ({"inputs": [{"name": "a", "datatype": "FP64", "shape": [9], "data": [0] * 9}]}, 400, "at most 8"),
         (b"[" * 2**15, 400, "not an inference request"),
@@ -133,6 +142,36 @@ def test_what_is_wrong_ends_with_a_status(service: Service, change: Any, status:
     assert found[0] == status
     assert said in found[1]
     assert ask(service, "/v2/models/toy/infer", ROWS)[0] == 200
+
+
+NAMES = st.sampled_from(["a", "b", "colour", "other"])
+KINDS = st.sampled_from(["FP64", "FP32", "BYTES", "INT64", "UINT8", "BOOL", "FP16", "none"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=8,
+)
+TENSORS = st.fixed_dictionaries(
+    {"name": NAMES, "datatype": KINDS, "shape": st.lists(st.integers(-2, 9) | st.integers(), max_size=5)},
+    optional={
+        "data": st.lists(VALUES, max_size=4) | VALUES,
+        "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-4, 40) | VALUES}),
+    },
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"inputs": st.lists(TENSORS, max_size=4)}, optional={"id": VALUES, "outputs": VALUES}
+    ),
+    st.binary(max_size=64),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_sent_is_a_request_or_refused(body: Any, more: bytes) -> None:
+    content = json.dumps(body).encode()
+    with suppress(ServiceError):
+        request = infer_request("toy", "", content + more, str(len(content)))
+        read_inputs(request, max_records=8)
 
 
 def test_it_asks_for_the_token_and_knows_its_models(service: Service) -> None:

@@ -278,7 +278,7 @@ def _bare(tunable: Tunable, kept: np.ndarray, labels: np.ndarray) -> float:
     return _least(passes)
 
 
-def _least(work: Callable[[], Any], repeats: int = 8) -> float:
+def _least(work: Callable[[], Any], repeats: int = 5) -> float:
     times = []
     for _ in range(repeats):
         begin = time.process_time()

@@ -16,6 +16,7 @@ from foedus.errors import BackboneError
 from foedus.examples import Examples
 from foedus.gradient import GRADIENT, contribution, unit_weight
 from foedus.head import LinearHead
+from foedus.labels import Labels
 from foedus.model import BACKBONE, Model
 from foedus.study import TuningSection, parse_study
 
@@ -214,20 +215,22 @@ def test_opacus_gives_the_clipped_sum_of_single_units_through_lora(tuning: str) 
     assert np.linalg.norm(found) > 0.5
 
 
-def test_the_heads_part_of_the_clipped_sum_is_the_closed_form() -> None:
+@pytest.mark.parametrize("labels", [LABELS, SEVERAL])
+def test_the_heads_part_of_the_clipped_sum_is_the_closed_form(labels: Labels) -> None:
     given, start = lesson("lora", "blocks = 1")
     given.tunable.load(start.backbone)
+    head = LinearHead.zeros(3 if labels is SEVERAL else 2, 384)
     found = clipped_sum(
         given.tunable,
         given.kept,
-        LABELS,
-        np.arange(len(LABELS)),
-        head=start.head,
+        labels,
+        np.arange(len(labels)),
+        head=head,
         standardiser=given.standardiser,
         clip_norm=1e9,
     )
     features = given.standardiser.apply(given.tunable.embed(given.kept))
-    closed = contribution(start.head, Examples(features, LABELS), clip_norm=1e9)[GRADIENT]
+    closed = contribution(head, Examples(features, labels), clip_norm=1e9)[GRADIENT]
     expected = (1 - ROUNDING) * np.asarray(closed, np.float64).ravel()
     np.testing.assert_allclose(found[: closed.size], expected, atol=1e-4)
 

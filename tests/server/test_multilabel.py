@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, hamming_loss, multilabel_confusion_matrix, roc_auc_score
@@ -18,7 +17,7 @@ from foedus.assembled import assemble
 from foedus.backbones import Standardiser
 from foedus.cli.studies import show
 from foedus.demos import heart
-from foedus.demos.writing import write_site
+from foedus.demos.heart.findings import LABELS, write_sites
 from foedus.errors import AuditError, ConfigError, ReleaseError, RunError
 from foedus.export import export
 from foedus.head import LinearHead
@@ -27,7 +26,6 @@ from foedus.mitigating import mitigate
 from foedus.releasing import release
 from foedus.runs import SERVING_FILE, RunFolder
 
-LABELS = ["disease", "angina", "st-depression"]
 STUDY = """
 [study]
 name = "findings"
@@ -83,35 +81,13 @@ tolerance = 0.2
 SAME = ("model/head.safetensors", "audit.json", "results.json")
 
 
-def findings(row: dict[str, str]) -> str:
-    """What angiography and the exercise test found; none of it is known at rest, and none is an input."""
-    found = (int(row["num"]) > 0, row["exang"] == "yes", float(row["oldpeak"]) >= 1)
-    return ";".join(name for name, there in zip(LABELS, found, strict=True) if there)
-
-
 def write_hospitals(folder: Path) -> Path:
-    """study.toml, policy.toml and the four hospitals' patients whose exercise test is on record."""
+    """study.toml, policy.toml and the four hospitals."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.toml").write_text(STUDY)
     (folder / "policy.toml").write_text(POLICY)
-    known = [row for row in heart.read() if row["exang"] and row["oldpeak"]]
-    for hospital, name in heart.HOSPITALS.items():
-        site = write_site(
-            folder / "sites",
-            name,
-            data={
-                "kind": "table",
-                "path": "patients.csv",
-                "label": "findings",
-                "unit": "id",
-                "label_separator": ";",
-            },
-            groups={"sex": {"column": "sex", "values": {"Female": "female", "Male": "male"}}},
-            split={"validation": 0.15, "test": 0.3, "seed": 0},
-        )
-        rows = [{**row, "findings": findings(row)} for row in known if row["dataset"] == hospital]
-        pd.DataFrame(rows).to_csv(site / "patients.csv", index=False)
-        toml = site / "site.toml"
+    write_sites(folder / "sites", seed=0)
+    for toml in folder.glob("sites/*/site.toml"):
         toml.write_text(toml.read_text().replace('doors = ["open"]', 'doors = ["open", "secure-only"]'))
     return folder
 

@@ -1,7 +1,7 @@
 """The audit of a trained head: from summed counts and a policy to a report with a verdict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,13 @@ class Subject:
         head: On standardised features.
         positive: Index of the positive class.
         classes: Their names.
+        notes: What the report has to say about it.
     """
 
     head: LinearHead
     positive: int
     classes: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def subject(study: Study, head: LinearHead) -> Subject:
@@ -56,7 +58,9 @@ def subject(study: Study, head: LinearHead) -> Subject:
     if not study.multilabel:
         return Subject(head, study.positive_index, study.study.classes)
     label = study.study.classes[study.positive_index]
-    return Subject(head.of_label(study.positive_index), 1, [f"not {label}", label])
+    others = ", ".join(name for name in study.study.classes if name != label)
+    note = f"The audit, and so its verdict, is of the label '{label}' alone; nothing is said of {others}."
+    return Subject(head.of_label(study.positive_index), 1, [f"not {label}", label], [note])
 
 
 def audit_request(

@@ -140,13 +140,14 @@ def run_audit(
     policy = load_policy(run.path / POLICY_FILE)
     heard = Listening(federation)
     totals, notes = _audit_totals(federation, head, policy, heard)
+    seen = subject(study, head)
     report = build_audit(
         policy,
         totals,
         model_digest=model_digest,
         study_name=study.study.name,
-        classes=subject(study, head).classes,
-        notes=notes,
+        classes=seen.classes,
+        notes=[*seen.notes, *notes],
     )
     report = after_attack(report, attack)
     report = with_origin(report, policy_origin(run))
@@ -319,6 +320,7 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
     metrics = results["models"]["federated"]
     shown = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
     verdict = audit.verdict if audit else "not audited: the study names no policy"
+    label = f", of the label '{audit.positive}' alone" if audit and study.multilabel else ""
     aligned = [
         "- The standardised features are aligned before the head reads them: whitened by the covariance of the "
         "site's own training examples, then multiplied by `feature-colour` (CORAL).",
@@ -332,7 +334,7 @@ def write_card(run: RunFolder, results: dict[str, Any], audit: AuditReport | Non
         "",
         f"- Classes: {', '.join(study.study.classes)}",
         f"- Test examples of all sites together: {metrics['n']}; {shown}",
-        f"- Fairness verdict: **{verdict}**",
+        f"- Fairness verdict: **{verdict}**{label}",
         "- `head.safetensors`: `weight` (classes, features), `bias`, and the standardisation of the features "
         "(`feature-mean`, `feature-scale`): scores = ((x - mean) / scale) @ weight.T + bias.",
         *(

@@ -156,7 +156,10 @@ def test_the_audit_is_of_the_label_that_the_study_names(run: RunFolder, results:
     assert audit["overall"]["tpr"]["value"] == pytest.approx(tp / (tp + fn))
     assert audit["overall"]["fpr"]["value"] == pytest.approx(fp / (fp + tn))
     report = (run.path / "report.html").read_text()
-    for text in ("st-depression", "Hamming loss", "Missed"):
+    [note] = audit["notes"]
+    assert note.endswith("'disease' alone; nothing is said of angina, st-depression.")
+    assert "of the label 'disease' alone" in (run.path / "model/README.md").read_text()
+    for text in ("st-depression", "Hamming loss", "Missed", "nothing is said of angina"):
         assert text in report
 
 

@@ -41,7 +41,8 @@ def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(
 ) -> None:
     monkeypatch.setenv(server_executor.RUNS_VARIABLE, str(tmp_path))
     inside = {"run-folder": str(tmp_path / "a"), "more": 1}
-    assert server_executor.run_config(Path(), inside) == {"run-folder": str(tmp_path / "a")}
+    said = {"run-folder": str(tmp_path / "a"), "nodes-file": str(tmp_path.parent / "nodes.json")}
+    assert server_executor.run_config(Path(), inside) == said
     for folder in (str(tmp_path), str(tmp_path / "a/../../b"), "/etc", ""):
         with pytest.raises(RunError, match="not one of this coordinator's"):
             server_executor.run_config(Path(), {"run-folder": folder})

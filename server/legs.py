@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from foedus import records
 from foedus.secure.lanes import Layout
 from foedus.secure.packages import package_bytes
 from foedus.secure.wire import (
@@ -21,11 +24,9 @@ from foedus.secure.wire import (
     UnmaskReply,
     UnmaskRequest,
 )
-from foedus.statistic import Quantity
+from foedus.statistic import Arrays, Quantity
 from server.masked import BATCH
 
-HEADER = 128
-"""Bytes that numpy's format puts before an array."""
 SESSION = 10**15
 """As long as microseconds since 1970."""
 KEY, SIGNATURE, SHARE = bytes(32), bytes(64), bytes(SHARE_BYTES)
@@ -44,8 +45,7 @@ class Traffic:
 
 def plain_sum(request: int, quantities: Mapping[str, Quantity]) -> Traffic:
     """One question of `request` bytes, and its answer as it is: eight bytes a number."""
-    layout = Layout(quantities, 1)
-    return Traffic(request, 8 * (layout.narrow + layout.wide) + HEADER * len(quantities))
+    return Traffic(request, _packed({name: np.zeros(each.shape) for name, each in quantities.items()}))
 
 
 def masked_sum(
@@ -61,7 +61,8 @@ def masked_sum(
     """
     layout, site = Layout(quantities, len(sites)), sites[0]
     place: dict[str, Any] = {"session": SESSION, "sum": BATCH - 1}
-    lanes = layout.empty().size_bytes + 2 * HEADER
+    empty = layout.empty()
+    lanes = _packed({records.NARROW: empty.narrow, records.WIDE: empty.wide})
     words: dict[str, Any] = {"narrow": layout.narrow, "wide": layout.wide}
     digests: dict[str, Any] = dict.fromkeys(("roster", "sharers", "survivors", "request", "layout"), KEY)
     statement = Statement(**place, **digests, **words)
@@ -91,6 +92,11 @@ def secure_setup(config: int, sites: Sequence[str]) -> Traffic:
         + _leg("shares", config, SharesRequest(session=SESSION, advertisements=advertised), shares)
         + Traffic(len(MaskRequest(session=SESSION, sum=0, packages=packages).encode()), 0)
     )
+
+
+def _packed(arrays: Arrays) -> int:
+    """Bytes of arrays as they travel."""
+    return sum(len(array.data) for array in records.to_record(arrays).values())
 
 
 def _leg(leg: str, rest: int, request: Message, reply: Message) -> Traffic:

@@ -24,8 +24,23 @@ SOONEST_S, LATEST_S, GROWTH = 0.1, 1.0, 1.3
 """Between two looks for replies: from the first, growing to the last while none comes."""
 LOST_S = 2.0
 """Between two looks for sites that were lost and came back."""
+GONE = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE})
+"""What Flower says of a site that went away, before its answer or in the middle of it."""
+LATE = "no answer within"
 Accept = Callable[[str, Message], None]
 """Takes a site's name and its reply; raises DoorError to reject it."""
+
+
+class QuorumError(RoundError):
+    """Fewer sites answered than are needed.
+
+    Attributes:
+        late: Whether a site did not answer in time; otherwise all that are missing said why.
+    """
+
+    def __init__(self, message: str, *, late: bool) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 @dataclass
@@ -74,7 +89,7 @@ class Cohort:
             what: Names the exchange in logs and errors, e.g. "round 3".
 
         Raises:
-            RoundError: If fewer than the quorum were accepted; lists each site's reason.
+            QuorumError: If fewer than the quorum were accepted; lists each site's reason.
         """
         begun = time.monotonic()
         outbox = {message.metadata.dst_node_id: message for message in messages}
@@ -89,7 +104,7 @@ class Cohort:
             time.sleep(pause)
             pause = min(pause * GROWTH, LATEST_S)
         for node in flight.waiting:
-            gathered.rejected[self.names[node]] = f"no answer within {self.timeout_s:g} s"
+            gathered.rejected[self.names[node]] = f"{LATE} {self.timeout_s:g} s"
         gathered.answered.sort()
         gathered.bytes_down = flight.bytes_down
         gathered.seconds = time.monotonic() - begun
@@ -102,7 +117,7 @@ class Cohort:
             for reply in self.grid.pull_messages([identifier]):
                 progressed = True
                 node = flight.pending.pop(identifier)
-                if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                if reply.has_error() and reply.error.code in GONE:
                     flight.lost.add(node)
                     continue
                 self._judge(self.names[node], reply, accept, gathered, what)
@@ -126,9 +141,10 @@ class Cohort:
         if len(gathered.answered) >= self.quorum:
             return
         reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(gathered.rejected.items()))
-        raise RoundError(
+        raise QuorumError(
             f"{what}: {len(gathered.answered)} of {len(gathered.asked)} sites answered, min_sites is {self.quorum}. "
-            f"{reasons or 'No site was refused.'} Mend the sites or lower min_sites, then foedus resume."
+            f"{reasons or 'No site was refused.'} Mend the sites or lower min_sites, then foedus resume.",
+            late=any(reason.startswith(LATE) for reason in gathered.rejected.values()),
         )
 
 
@@ -167,7 +183,14 @@ class _Flight:
 
     def _send(self, nodes: list[int]) -> None:
         for node in nodes:
+            if node in self.sent_at:  # a message keeps its id, and what had that id was delivered
+                self.outbox[node] = _again(self.outbox[node])
             identifiers = list(self.grid.push_messages([self.outbox[node]]))
             self.pending.update({identifier: node for identifier in identifiers if identifier})
             self.sent_at[node] = time.time()
             self.bytes_down += records.size_bytes(self.outbox[node].content)
+
+
+def _again(message: Message) -> Message:
+    meta = message.metadata
+    return Message(message.content, meta.dst_node_id, meta.message_type, group_id=meta.group_id)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import flwr
+import flwr.supercore.corestate.sql_corestate as corestate
 import uvicorn
 from flwr.common.event_log_plugin import EventLogWriterPlugin
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
@@ -36,7 +37,10 @@ PRIVATE_NAMES = (
     "flwr.superlink.cli.flower_superlink:SuperLinkLifespan",
     "flwr.superlink.cli.flower_superlink:_parse_superlink_lifespan_config",
     "flwr.superlink.main:create_app",
+    "flwr.supercore.corestate.sql_corestate:OBJECT_PUSH_SESSION_TTL_SECONDS",
 )
+UPLOAD_S = 60
+"""How long the server waits for the next part (5 MiB) of an answer before it counts as lost; Flower's own is 180 s."""
 FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
 NOTED = frozenset(
     {
@@ -174,6 +178,8 @@ def main() -> None:
     home = Home.open(given.home)
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
+    replaced: Any = corestate
+    replaced.OBJECT_PUSH_SESSION_TTL_SECONDS = UPLOAD_S
     log = AuditLog(home.folder / "audit.jsonl")
     config = dataclasses.replace(
         config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True

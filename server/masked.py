@@ -14,7 +14,7 @@ from foedus.secure.coordinator import SumSession
 from foedus.secure.lanes import Lanes
 from foedus.secure.roster import Roster
 from foedus.statistic import Arrays, Quantity
-from server.exchange import Accept, Cohort, Gathered
+from server.exchange import Accept, Cohort, Gathered, QuorumError
 from server.summing import Listener, decode
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ class MaskedSums:
     """The coordinator learns each total and no site's part of it.
 
     A site that is lost in a sum counts as dropped there and may answer the next; one that
-    missed the exchange of keys waits for the next session.
+    missed the exchange of keys waits for the next session. Where too few are left, but all there to
+    say so (one was killed after it had used its secrets), the sum is asked for once more in a new
+    session: nothing of it was unmasked.
 
     Args:
         roster: What every site has pinned.
@@ -66,14 +68,30 @@ class MaskedSums:
         cohort = replace(cohort, quorum=max(cohort.quorum, self.roster.threshold))
         requests = {cohort.names[message.metadata.dst_node_id]: message for message in messages}
         try:
-            session = self._session or self._begin(cohort, what)
-            total, gathered = self._sum(cohort, session, requests, quantities, what, listen)
-        except BaseException:
-            self._session = None  # its secrets may be half used; the sites forget them with the next
-            raise
+            session, total, gathered = self._attempt(cohort, requests, quantities, what, listen)
+        except QuorumError as error:
+            if error.late:
+                raise
+            log.info("once more, with fresh secrets: %s", error)
+            session, total, gathered = self._attempt(cohort, requests, quantities, what, listen)
         session.next += 1
         self._session = session if session.next < BATCH else None
         return total, gathered
+
+    def _attempt(
+        self,
+        cohort: Cohort,
+        requests: dict[str, Message],
+        quantities: Mapping[str, Quantity],
+        what: str,
+        listen: Listener | None,
+    ) -> tuple[_Session, Arrays, Gathered]:
+        try:
+            session = self._session or self._begin(cohort, what)
+            return session, *self._sum(cohort, session, requests, quantities, what, listen)
+        except BaseException:
+            self._session = None  # its secrets may be half used; the sites forget them with the next
+            raise
 
     def _begin(self, cohort: Cohort, what: str) -> _Session:
         """Legs 1 and 2."""

@@ -162,6 +162,20 @@ def test_a_kill_costs_a_round_in_flight_and_no_byte_of_the_model(
     run.verify_log()
 
 
+def test_a_node_killed_with_an_answer_in_its_hands_is_asked_again(
+    federation: Loopback, toy: Path, simulated: RunFolder
+) -> None:
+    """The answer was made and looked at, and did not leave; what the site had used up of its secrets is made anew."""
+    run = _started(federation, toy)
+    _until(lambda: bool(run.rounds()))
+    written = federation.sites["east"] / ".foedus/node/egress.jsonl"
+    before = written.read_text().count('"train"')
+    _until(lambda: written.read_text().count('"train"') > before, every_s=0.01)
+    federation.kill("east", "node")
+    federation.foedus("watch", run.run_id, "--home", federation.home)
+    assert same_model(run.path, simulated)
+
+
 def test_the_run_process_is_killed_and_submitted_again(
     federation: Loopback, toy: Path, simulated: RunFolder
 ) -> None:
@@ -220,8 +234,8 @@ def _some_site_was_away(run: RunFolder) -> bool:
     return any(line["rejected"] for line in run.rounds())
 
 
-def _until(true: Callable[[], bool], *, within_s: float = 240.0) -> None:
+def _until(true: Callable[[], bool], *, within_s: float = 240.0, every_s: float = 0.3) -> None:
     begun = time.monotonic()
     while not true():
         assert time.monotonic() < begun + within_s
-        time.sleep(0.3)
+        time.sleep(every_s)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,31 @@ def test_a_site_lost_in_any_leg_costs_its_contribution_at_most(toy: Path, lossy:
     answered = {line["answered"] for line in run.rounds()}
     assert answered == ({3} if leg in ("keys", "shares", "mask") else {4})
     assert outcome.results["models"]["federated"]["accuracy"] > 0.7
+
+
+@pytest.mark.parametrize("leg", ["keys", "shares", "mask", "consent", "unmask"])
+def test_an_answer_that_was_lost_on_its_way_costs_no_byte_where_every_site_is_needed(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, leg: str
+) -> None:
+    """South answers and its answer never arrives; asked again it has used up its secrets, and says so."""
+    shutil.rmtree(toy / "sites/west")
+    _use(toy, "secure-only")
+    whole = _run(toy, "whole")
+    answer, lost = LocalGrid._answer, []
+
+    def losing(self: LocalGrid, message: Message) -> Message:
+        folder = Path(str(self._contexts[message.metadata.dst_node_id].node_config["site-folder"]))
+        asked = str(message.content.config_records.get(records.SECURE, ConfigRecord()).get(records.LEG, ""))
+        if folder.name == "south" and asked == leg and not lost:
+            lost.append(answer(self, message))
+        return answer(self, message)
+
+    monkeypatch.setattr(LocalGrid, "_answer", losing)
+    run = _run(toy, "lossy")
+    assert lost
+    assert not lost[0].has_error()
+    for name in SAME:
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
 def test_too_few_sites_under_masks_is_one_clear_sentence(toy: Path) -> None:

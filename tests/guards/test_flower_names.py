@@ -26,7 +26,7 @@ def test_flowers_private_names_are_where_we_use_them(name: str) -> None:
     found = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
-    assert callable(found)
+    assert callable(found) or isinstance(found, int)
 
 
 def test_the_executor_runs_the_installed_app_of_the_same_version_only() -> None:

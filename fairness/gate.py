@@ -185,18 +185,19 @@ def _weak_groups(gate: Gate, table: GroupTable, positive: int, policy: Policy) -
         }
     evidence, k = policy.evidence, policy.disclosure.k
     over, hidden = trials(gate.metric, table, positive), table.hidden(k)
-    word = TAKEN_OVER.get(gate.metric)
+    word, exact = TAKEN_OVER.get(gate.metric), table.facts(positive).exact
     weak = {}
     for i, group in enumerate(table.groups):
+        about = "" if exact[i] else "about "
         n, m, sites = int(table.n[i]), int(over[i]), int(table.sites[i])
         if not is_known(group):
             continue
         if hidden[i] is not None:
             weak[group] = f"{hidden[i]} in {group}"
         elif n < evidence.min_n:
-            weak[group] = f"{n} people in {group} (at least {evidence.min_n} asked for)"
+            weak[group] = f"{about}{n} people in {group} (at least {evidence.min_n} asked for)"
         elif word and m < evidence.min_positives:
-            weak[group] = f"{m} {word} in {group} (at least {evidence.min_positives} asked for)"
+            weak[group] = f"{about}{m} {word} in {group} (at least {evidence.min_positives} asked for)"
         elif sites < evidence.min_sites:
             weak[group] = f"{group} comes from {sites} sites (at least {evidence.min_sites} asked for)"
     return weak

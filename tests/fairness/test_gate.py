@@ -1,11 +1,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fairness.counts import GroupTable
 from fairness.gate import decide, overall_verdict
 from fairness.policy import DisclosureSection, EvidenceSection, Gate, Policy, PolicyIdentity
+from fairness.tables import Released
 
 Table = Callable[..., GroupTable]
 TPR = Gate(metric="tpr", attribute="g", compare="max_difference", tolerance=0.10)
@@ -49,6 +51,17 @@ def test_the_reason_holds_the_figures(table_of: Table) -> None:
         "about 250 positives in each group are needed to show that it is within the tolerance."
     )
     assert found.needed == 250
+
+
+def test_the_reason_says_about_where_a_count_is_hidden(table_of: Table) -> None:
+    table = table_of("g", women=(80, 10, 5, 12), men=(150, 30, 12, 108))
+    exact = table.facts(1).low
+    apart = np.asarray([2, 0])
+    low = replace(exact, positives=exact.positives - apart, tp=exact.tp - apart)
+    high = replace(exact, positives=exact.positives + apart, tp=exact.tp + apart)
+    written = replace(table, released={1: Released(low, high)}, suppressed=(None, None), total=407)
+    found = decide(TPR, written, 1, policy())
+    assert "about 17 positives in women (at least 30 asked for)" in found.reason
 
 
 def test_a_private_audit_says_that_it_has_no_scores(table_of: Table) -> None:

@@ -212,7 +212,7 @@ def _content(message: Message, release: Release, premises: Premises) -> RecordDi
     if premises.study.door.masked and not release.unmasked:
         _mask(message, release, premises, content)
     else:
-        content[records.ARRAYS] = records.to_record(release.arrays)
+        content[records.ARRAYS] = records.to_record(sums.to_steps(release.arrays, release.quantities))
     return content
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load, save
 
 from foedus.errors import RunError
@@ -64,7 +65,7 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Arrays) -> str:
     """Replace `path` by a safetensors file; returns its sha256 (hex)."""
-    content = save({name: value.copy() for name, value in arrays.items()})
+    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()})
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 

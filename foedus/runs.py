@@ -180,16 +180,22 @@ class RunFolder:
     def checkpoint(self, number: int, arrays: Arrays, *, lines: list[dict[str, Any]], **more: Any) -> None:
         """Make round `number` durable: its arrays, then the pointer to them, then rounds.jsonl.
 
+        The checkpoint before stays too; older ones are removed.
+
         Raises:
             RunError: If the disk is full; the checkpoint before is then intact.
         """
         name = f"checkpoints/round-{number:05d}.safetensors"
+        before = files.read_json(self.path / LATEST)["file"] if (self.path / LATEST).exists() else name
         digest = files.write_arrays(self.path / name, arrays)
         files.write_json(
             self.path / LATEST, {"round": number, "file": name, "sha256": digest, "lines": lines, **more}
         )
         text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
         files.write_bytes(self.path / ROUNDS_FILE, text.encode())
+        for path in (self.path / "checkpoints").glob("round-*.safetensors"):
+            if path not in (self.path / name, self.path / before):
+                path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[dict[str, Any], Arrays] | None:
         """The last durable checkpoint, or None before the first.

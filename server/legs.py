@@ -25,6 +25,7 @@ from foedus.secure.wire import (
     UnmaskRequest,
 )
 from foedus.statistic import Arrays, Quantity
+from foedus.sums import step_type
 from server.masked import BATCH
 
 SESSION = 10**15
@@ -44,8 +45,8 @@ class Traffic:
 
 
 def plain_sum(request: int, quantities: Mapping[str, Quantity]) -> Traffic:
-    """One question of `request` bytes, and its answer as it is: eight bytes a number."""
-    return Traffic(request, _packed({name: np.zeros(each.shape) for name, each in quantities.items()}))
+    """One question of `request` bytes and its plain answer, four or eight bytes a number (foedus.sums.step_type)."""
+    return Traffic(request, _packed({n: np.zeros(q.shape, step_type(q)) for n, q in quantities.items()}))
 
 
 def masked_sum(

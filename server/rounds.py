@@ -6,7 +6,7 @@ killed at any moment goes on from there and ends with the same bytes.
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,9 @@ from foedus.evaluation import Evaluation
 from foedus.metrics import Metrics
 from foedus.model import Model, part
 from foedus.runs import RunFolder
-from foedus.statistic import Arrays
+from foedus.statistic import Arrays, Quantity
 from foedus.study import SINGLE_UPDATES
-from foedus.sums import check
+from foedus.sums import check_steps, from_steps
 from foedus.updates import Update
 from server.exchange import Gathered
 from server.federation import Federation
@@ -187,8 +187,7 @@ def _updates(
     single: dict[str, Update] = {}
 
     def accept(name: str, reply: Message) -> None:
-        arrays = decode(reply, records.ARRAYS)
-        check(arrays, declared)
+        arrays = _values(reply, declared)
         single[name] = updates.read(model, arrays, n_total=federation.n_train)
 
     gathered = federation.gather(messages, accept, what=what)
@@ -208,13 +207,19 @@ def _private_updates(
     single: dict[str, Update] = {}
 
     def accept(name: str, reply: Message) -> None:
-        arrays = decode(reply, records.ARRAYS)
-        check(arrays, declared)
+        arrays = _values(reply, declared)
         share = max(1.0, n / len(federation.cohort))
         single[name] = gradient.read(model, arrays, lr=lr, n=share, tuning_lr=tuning_lr)
 
     gathered = federation.gather(messages, accept, what=what)
     return [single[name] for name in sorted(single)], gathered
+
+
+def _values(reply: Message, declared: Mapping[str, Quantity]) -> Arrays:
+    """One site's contribution, where the study's strategy has to see each."""
+    steps = decode(reply, records.ARRAYS)
+    check_steps(steps, declared)
+    return from_steps(steps, declared)
 
 
 def _as_reply(update: Update, request: Message) -> Message:
@@ -232,7 +237,8 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
     """
     arrays: Arrays = {f"start/{k}": v for k, v in training.start.arrays().items()}
     arrays |= {f"model/{k}": v for k, v in training.model.arrays().items()}
-    arrays |= {f"best/{k}": v for k, v in training.best.arrays().items()}
+    if training.best is not training.model:
+        arrays |= {f"best/{k}": v for k, v in training.best.arrays().items()}
     arrays |= {f"memory/{k}": v for k, v in training.memory.items()}
     if federation.standardiser is not None:
         arrays |= {f"standardiser/{k}": v for k, v in federation.standardiser.arrays().items()}
@@ -248,10 +254,12 @@ def save(run: RunFolder, training: Training, federation: Federation) -> None:
 
 def restore(pointer: dict[str, Any], arrays: Arrays) -> tuple[Training, Arrays]:
     """Training as `save` left it, and the standardiser's arrays."""
+    model, best = (part(arrays, prefix) for prefix in ("model/", "best/"))
+    shared = Model.from_arrays(model)
     training = Training(
         start=Model.from_arrays(part(arrays, "start/")),
-        model=Model.from_arrays(part(arrays, "model/")),
-        best=Model.from_arrays(part(arrays, "best/")),
+        model=shared,
+        best=Model.from_arrays(best) if best else shared,
         best_loss=math.inf if pointer["best_loss"] is None else float(pointer["best_loss"]),
         best_round=int(pointer["best_round"]),
         lines=list(pointer["lines"]),

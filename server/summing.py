@@ -51,7 +51,7 @@ class PlainSums:
         running = ExactSum(quantities)
 
         def accept(name: str, reply: Message) -> None:
-            running.add(decode(reply, records.ARRAYS))
+            running.add_steps(decode(reply, records.ARRAYS))
             if listen is not None:
                 listen(name, reply)
 

@@ -20,7 +20,6 @@ from foedus.statistic import Arrays, Quantity
 
 NARROW, WIDE = 2**31, 2**63
 MAX_WORDS = 2**30
-CHUNK = 2**18
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ class Layout:
         for name, (narrow, where) in self.places.items():
             flat = arrays[name].reshape(-1)
             target = lanes.narrow[where].view("<i4") if narrow else lanes.wide[where].view("<i8")
-            for start in range(0, flat.size, CHUNK):
-                part = slice(start, start + CHUNK)
+            for part in sums.parts(flat.size):
                 target[part] = np.rint(flat[part].astype(np.float64) / self.quantities[name].resolution)
         return lanes
 

@@ -67,6 +67,16 @@ except RunError as error:
     ]
 
 
+def test_the_last_two_checkpoints_are_kept(run: RunFolder) -> None:
+    for number in (0, 1, 2, 5):
+        run.checkpoint(number, {"x": np.full(3, number)}, lines=[{"round": number}])
+    kept = sorted(path.name for path in (run.path / "checkpoints").glob("round-*"))
+    assert kept == ["round-00002.safetensors", "round-00005.safetensors"]
+    latest = run.latest()
+    assert latest is not None
+    assert latest[1]["x"].tolist() == [5, 5, 5]
+
+
 def test_the_log_is_a_hash_chain(run: RunFolder) -> None:
     run.log("one")
     run.log("two", verdict="pass")

@@ -78,11 +78,11 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
         arrays = records.from_record(reply.content.array_records[records.ARRAYS])
         match spoil:
             case "nan":
-                arrays["weight"] = np.full_like(arrays["weight"], np.nan)
+                arrays["weight"] = np.full(arrays["weight"].shape, np.nan)
             case "huge":
-                arrays["weight"] = np.full_like(arrays["weight"], 1e30)
+                arrays["weight"] = np.full_like(arrays["weight"], 2**31 - 1)
             case "shape":
-                arrays["weight"] = np.zeros((1, 1), np.float32)
+                arrays["weight"] = np.zeros((1, 1), np.int32)
             case "weightless":
                 arrays["examples"] = np.array([-5])
             case _:
@@ -96,7 +96,7 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        ("nan", "not finite"),
+        ("nan", "has type float64"),
         ("huge", "ranges over"),
         ("shape", "has shape (1, 1)"),
         ("weightless", "'examples' ranges over -5"),

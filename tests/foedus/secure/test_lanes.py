@@ -120,7 +120,7 @@ def test_arrays_are_encoded_alike_in_chunks_and_in_any_memory_order(monkeypatch:
     layout = Layout({"x": Quantity((30, 7), low=-8, high=8)}, 5)
     values = np.random.default_rng(0).uniform(-8, 8, (30, 7))
     whole = layout.encode({"x": values}).narrow
-    monkeypatch.setattr("foedus.secure.lanes.CHUNK", 11)
+    monkeypatch.setattr("foedus.sums.CHUNK", 11)
     assert np.array_equal(layout.encode({"x": np.asfortranarray(values)}).narrow, whole)
 
 

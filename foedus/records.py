@@ -87,9 +87,17 @@ def from_record(record: ArrayRecord) -> Arrays:
         raise ValueError("a packed record holds other arrays beside it")
     try:
         found = safetensors.numpy.load(record[PACKED].data)
-    except safetensors.SafetensorError as error:
+    except (
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        OverflowError,
+    ) as error:  # or a dtype numpy lacks
         raise ValueError("a packed record cannot be decoded") from error
-    return {name.partition("/")[2]: found[name] for name in sorted(found)}
+    named = {name.partition("/")[2]: found[name] for name in sorted(found)}
+    if len(named) < len(found):
+        raise ValueError("a packed record holds two arrays of one name")
+    return named
 
 
 def digest(message: Message) -> bytes:

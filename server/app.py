@@ -72,7 +72,8 @@ def main(grid: Grid, context: Context) -> None:
     run = RunFolder.open(Path(str(context.run_config[RUN_KEY])))
     run.set_state("running", pid=os.getpid())
     try:
-        approved = read_nodes(Path(str(context.run_config.get(NODES_KEY, ""))))
+        nodes = context.run_config.get(NODES_KEY)
+        approved = None if nodes is None else read_nodes(Path(str(nodes)))
         if (run.path / ASKED_FILE).exists():
             conduct_pool(grid, run, approved=approved)
         else:

@@ -27,6 +27,8 @@ LOST_S = 2.0
 GONE = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE})
 """What Flower says of a site that went away, before its answer or in the middle of it."""
 LATE = "no answer within"
+LONGEST_REASON = 1_000
+"""Characters of a reason that are kept."""
 Accept = Callable[[str, Message], None]
 """Takes a site's name and its reply; raises DoorError to reject it."""
 
@@ -116,7 +118,8 @@ class Cohort:
         for identifier in list(flight.pending):
             for reply in self.grid.pull_messages([identifier]):
                 progressed = True
-                node = flight.pending.pop(identifier)
+                if (node := flight.pending.pop(identifier, None)) is None:
+                    continue  # one answer a question
                 if reply.has_error() and reply.error.code in GONE:
                     flight.lost.add(node)
                     continue
@@ -125,17 +128,14 @@ class Cohort:
 
     @staticmethod
     def _judge(name: str, reply: Message, accept: Accept, gathered: Gathered, what: str) -> None:
-        reason = reply.error.reason or "no reason given" if reply.has_error() else None
-        if reason is None:
+        if not reply.has_error():
             gathered.bytes_up += records.size_bytes(reply.content)
-            try:
-                accept(name, reply)
-                gathered.answered.append(name)
-                return
-            except DoorError as error:
-                reason = str(error)
-        gathered.rejected[name] = reason
-        log.warning("%s: site '%s' does not count: %s", what, name, reason)
+        reason = _objection(name, reply, accept)
+        if reason is None:
+            gathered.answered.append(name)
+            return
+        gathered.rejected[name] = printable(reason)
+        log.warning("%s: site '%s' does not count: %s", what, name, gathered.rejected[name])
 
     def _require_quorum(self, gathered: Gathered, what: str) -> None:
         if len(gathered.answered) >= self.quorum:
@@ -146,6 +146,29 @@ class Cohort:
             f"{reasons or 'No site was refused.'} Mend the sites or lower min_sites, then foedus resume.",
             late=any(reason.startswith(LATE) for reason in gathered.rejected.values()),
         )
+
+
+def _objection(name: str, reply: Message, accept: Accept) -> str | None:
+    """Why a reply does not count; None if it was accepted.
+
+    A site can send anything. Whatever of it breaks the reading of it costs that site and nobody else.
+    """
+    if reply.has_error():
+        return reply.error.reason or "no reason given"
+    try:
+        accept(name, reply)
+    except DoorError as error:
+        return str(error)
+    except Exception as error:
+        log.warning("the answer of site '%s' broke what reads it: %s", name, printable(repr(error)))
+        return f"its answer cannot be read ({type(error).__name__})"
+    return None
+
+
+def printable(reason: str) -> str:
+    """One line of printable text: a site's words are shown on terminals, in logs and in reports."""
+    kept = "".join(c if c.isprintable() else " " for c in reason[:LONGEST_REASON])
+    return kept if len(reason) <= LONGEST_REASON else f"{kept}…"
 
 
 class _Flight:

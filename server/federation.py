@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ from foedus.statistic import Arrays, Quantity, Statistic
 from foedus.study import Study
 from foedus.sums import lacking
 from server.exchange import Cohort, Gathered
+from server.figures import released_figures
 from server.local_grid import LocalGrid
 from server.masked import MaskedSums
 from server.summing import Listener, PlainSums, Sums
@@ -73,13 +75,14 @@ class Federation:
             grid: Flower's, or one of ours.
             study: What is conducted.
             run_id: Names the run in every message.
-            approved: Node id to the name it was approved under; a node may answer under no other.
+            approved: Node id to the name it was approved under; a node may answer under no other, and one that
+                is not there does not count. None where nobody is approved.
 
         Raises:
             RoundError: If fewer than min_sites agree; a site that shares a name with another, or has another
                 version or backbone than the coordinator, does not count.
         """
-        labels = approved or (grid.labels if isinstance(grid, LocalGrid) else {})
+        labels = grid.labels if isinstance(grid, LocalGrid) and approved is None else approved or {}
         nodes = {node: labels.get(node, f"node-{node}") for node in sorted(grid.get_node_ids())}
         own = cache(lambda: describe(study.backbone, study.table).digest)
         federation = cls(grid, study, run_id, nodes, {}, {})
@@ -89,22 +92,25 @@ class Federation:
 
         def accept(node: str, reply: Message) -> None:
             name = _agreed_name(reply, set(names.values()), backbone=own())
-            if approved and name != node:
+            if approved is not None and name != node:
                 raise DoorError(
                     f"it answers as '{name}' and was approved as '{node}'; give it that name in its site.toml"
                 )
             if study.door.masked and name not in new_sites:
-                rosters[name] = _agreed_roster(reply, name, rosters)
+                rosters[name] = _own_roster(reply, name)
             names[node] = name
 
         messages = federation.messages(records.QUERY_ENLIST, nodes)
         cohort = federation._cohort(nodes, quorum=0)
         gathered = cohort.gather(messages, accept, what="enlisting")
         federation.refused = gathered.rejected
-        if rosters:
-            roster = next(iter(rosters.values()))
-            federation.sums = MaskedSums(roster, lambda: federation.config({}))
         known = {node: names[label] for node, label in nodes.items() if label in names}
+        if rosters:
+            roster = _common_roster(rosters)
+            others = {name: found for name, found in rosters.items() if found.digest != roster.digest}
+            federation.refused |= {name: _another_roster(name, others[name], roster) for name in others}
+            known = {node: name for node, name in known.items() if name not in others}
+            federation.sums = MaskedSums(roster, lambda: federation.config({}))
         federation.newcomers = {node: name for node, name in known.items() if name in new_sites}
         federation.cohort = {node: name for node, name in known.items() if name not in new_sites}
         federation._require_sites(new_sites - set(known.values()))
@@ -190,8 +196,12 @@ class Federation:
 
         def listen(name: str, reply: Message) -> None:
             words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
-            if records.FIGURES in words:
-                released[name] = json.loads(str(words[records.FIGURES]))
+            if records.FIGURES not in words:
+                return
+            try:
+                released[name] = released_figures(str(words[records.FIGURES]), site=name)
+            except DoorError as error:  # its counts are in the sum already; only its own figures are missing
+                log.warning("site '%s' is shown without figures of its own: %s", name, error)
 
         total, _ = self.total(messages, evaluation.declare(), what="asking for reports", listen=listen)
         together = evaluation.read(total)
@@ -280,18 +290,26 @@ def _require_enough(total: Arrays, quantities: Mapping[str, Quantity], *, what: 
         )
 
 
-def _agreed_roster(reply: Message, name: str, others: Mapping[str, Roster]) -> Roster:
+def _own_roster(reply: Message, name: str) -> Roster:
     words = reply.content.config_records.get(records.CONFIG, ConfigRecord())
     roster = Roster.decode(str(words.get(records.ROSTER, "")))
     if name not in roster.sites:
         raise DoorError(f"site '{name}' is not on the roster it has pinned")
-    for other, pinned in others.items():
-        if pinned.digest != roster.digest:
-            raise DoorError(
-                f"site '{name}' has another roster ({roster.fingerprint()}) than '{other}' "
-                f"({pinned.fingerprint()}); pin the same at both"
-            )
     return roster
+
+
+def _common_roster(rosters: Mapping[str, Roster]) -> Roster:
+    """The one most sites have pinned, whoever answers first; of equally many, that of the first site by name."""
+    pinned = Counter(rosters[name].digest for name in sorted(rosters))
+    [(digest, _)] = pinned.most_common(1)
+    return next(roster for roster in rosters.values() if roster.digest == digest)
+
+
+def _another_roster(name: str, found: Roster, common: Roster) -> str:
+    return (
+        f"site '{name}' has another roster ({found.fingerprint()}) than the others ({common.fingerprint()}); "
+        "pin the same at all"
+    )
 
 
 def _agreed_name(reply: Message, taken: set[str], *, backbone: str) -> str:

@@ -15,9 +15,12 @@ from flwr.clientapp import ClientApp
 
 from clients import workplace
 from clients.app import app as client_app
-from foedus import records, simulation
+from foedus import door, records, simulation
+from foedus.door import KEYS_FOLDER
 from foedus.errors import RoundError, RunError
 from foedus.runs import RunFolder
+from foedus.secure.keystore import Keystore
+from foedus.secure.roster import Roster
 from foedus.site import find_sites
 from foedus.study import load_study
 from server import app
@@ -271,3 +274,41 @@ def test_a_lost_server_leaves_the_run_to_be_submitted_again_and_an_error_ends_it
     assert failing(httpx.ConnectError("gone"))["status"] == "running"
     failed = failing(RoundError("too few sites"))
     assert (failed["status"], failed["problem"]) == ("failed", "too few sites")
+
+
+def test_a_node_that_nobody_approved_does_not_count_even_where_none_is_known_yet(toy: Path) -> None:
+    grid = LocalGrid(client_app, find_sites(toy / "sites"))
+    with pytest.raises(RoundError, match=r"0 sites can take part.*was approved as 'node-"):
+        Federation.enlist(grid, load_study(toy / "study.toml"), "run", approved={})
+
+
+def test_a_site_with_a_roster_of_its_own_is_left_out_whoever_answers_first(toy: Path) -> None:
+    """East, the first to answer, shows a roster of itself and two sites it invented."""
+    for path in (toy / "study.toml", *toy.glob("sites/*/site.toml")):
+        path.write_text(path.read_text().replace('"open"', '"secure-only"'))
+    study, sites = load_study(toy / "study.toml"), find_sites(toy / "sites")
+    simulation.enrol(sites, study)
+    own = Keystore(sites[0] / KEYS_FOLDER)
+    invented = {"x": bytes(31) + b"x", "y": bytes(31) + b"y"}
+    own.pin(Roster.build(sites={"east": own.public_key, **invented}), replace=True)
+    federation = Federation.enlist(LocalGrid(client_app, sites), study, "run")
+    assert sorted(federation.cohort.values()) == ["north", "south", "west"]
+    assert "site 'east' has another roster" in federation.refused["east"]
+
+
+def test_figures_that_cannot_be_shown_cost_a_site_its_figures_and_nothing_else(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave = door.leave
+
+    def lying(message: Message, *args: Any, **more: Any) -> Message:
+        reply = leave(message, *args, **more)
+        words = reply.content.config_records.get(records.CONFIG, {}) if reply.has_content() else {}
+        if '"site": "south"' in str(words.get(records.FIGURES)):
+            words[records.FIGURES] = '{"site": "north", "local": {"accuracy": NaN}}'
+        return reply
+
+    monkeypatch.setattr("clients.app.leave", lying)
+    results = json.loads((_run(toy, "runs").path / "results.json").read_text())
+    released = {site["site"]: site["released"] for site in results["sites"]}
+    assert released == {"east": True, "north": True, "south": False, "west": True}

@@ -14,13 +14,13 @@ import dataclasses
 import json
 import sys
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import flwr
-import flwr.supercore.corestate.sql_corestate as corestate
+import flwr.server.superlink.linkstate.linkstate_factory as states
 import uvicorn
 from flwr.common.event_log_plugin import EventLogWriterPlugin
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
@@ -31,16 +31,16 @@ import foedus
 from foedus import pki
 from foedus.enrolment import VERSIONS
 from server.home import SECRET, TOKENS, Home, read_tokens
+from server.replies import WholeReplies
 from server.roles import holder, may
+from server.turns import App, Scope, Turns
 
 PRIVATE_NAMES = (
     "flwr.superlink.cli.flower_superlink:SuperLinkLifespan",
     "flwr.superlink.cli.flower_superlink:_parse_superlink_lifespan_config",
     "flwr.superlink.main:create_app",
-    "flwr.supercore.corestate.sql_corestate:OBJECT_PUSH_SESSION_TTL_SECONDS",
+    "flwr.server.superlink.linkstate.linkstate_factory:SqlLinkState",
 )
-UPLOAD_S = 60
-"""How long the server waits for the next part (5 MiB) of an answer before it counts as lost; Flower's own is 180 s."""
 FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
 NOTED = frozenset(
     {
@@ -50,9 +50,6 @@ NOTED = frozenset(
 )
 """Calls that change who takes part or what runs; of the others only failures are logged."""
 WHO = "foedus-who"
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 class AuditLog(EventLogWriterPlugin):
@@ -100,9 +97,10 @@ def _entry(request: Any, context: Any, action: str, status: str) -> LogEntry:
     )
 
 
-def public_side(app: App) -> App:
+def public_side(app: App, signed_in: Callable[[bytes], bool]) -> App:
     """Only what a site needs; everything else does not exist here."""
     versions = {"foedus": foedus.__version__, "flwr": flwr.__version__}
+    fleet = Turns(app, signed_in, _refuse)
 
     async def answer(scope: Scope, receive: Any, send: Any) -> None:
         path = scope.get("path", "")
@@ -112,7 +110,7 @@ def public_side(app: App) -> App:
         if scope["type"] == "http" and not (path.startswith(FLEET) or path == HEALTH):
             await _refuse(send, 404, "not found")
             return
-        await app(scope, receive, send)
+        await (fleet if scope["type"] == "http" else app)(scope, receive, send)
 
     return answer
 
@@ -178,13 +176,17 @@ def main() -> None:
     home = Home.open(given.home)
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
-    replaced: Any = corestate
-    replaced.OBJECT_PUSH_SESSION_TTL_SECONDS = UPLOAD_S
+    replaced: Any = states
+    replaced.SqlLinkState = WholeReplies
     log = AuditLog(home.folder / "audit.jsonl")
     config = dataclasses.replace(
         config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True
     )
     app: Any = create_app(config, SuperLinkLifespan)
+
+    def signed_in(key: bytes) -> bool:
+        return app.state.linkstate_factory.state().get_node_id_by_public_key(key) is not None
+
     tls: dict[str, Any] = {"ssl_keyfile": config.ssl_keyfile, "ssl_certfile": config.ssl_certfile}
     common = {**tls, "workers": 1, "log_level": "warning"}
     private = uvicorn.Config(
@@ -194,7 +196,7 @@ def main() -> None:
         **common,
     )
     public = uvicorn.Config(
-        public_side(app), host=given.listen, port=home.settings["port"], lifespan="off", **common
+        public_side(app, signed_in), host=given.listen, port=home.settings["port"], lifespan="off", **common
     )
     asyncio.run(_serve([uvicorn.Server(private), uvicorn.Server(public)]))
 

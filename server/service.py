@@ -18,6 +18,8 @@ from server.home import SECRET, Home
 log = logging.getLogger(__name__)
 LOOK_S = 3.0
 """Between two looks at which sites are approved."""
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""glibc: what held a part of a message goes back to the system once it is free, not to the thread that held it."""
 
 
 def commands(home: Home, *, listen: str) -> dict[str, list[str]]:
@@ -77,6 +79,6 @@ def service(home: Home, *, listen: str) -> tuple[Supervisor, Duties]:
         commands(Home(folder), listen=listen),
         logs=folder / "logs",
         home=folder / "flwr",
-        environment={RUNS_VARIABLE: str(Home(folder).runs)},
+        environment={RUNS_VARIABLE: str(Home(folder).runs), **GIVE_BACK},
     )
     return supervisor, Duties(Home(folder))

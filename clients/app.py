@@ -28,7 +28,7 @@ from foedus import __version__, gradient, records, updates
 from foedus.backbones import Standardiser
 from foedus.budget import release_of, round_name
 from foedus.data.quality import DataQuality
-from foedus.door import Premises, Release, check_budget, leave, session
+from foedus.door import Premises, Release, check_behind, check_budget, check_size, leave, session
 from foedus.errors import ConfigError, DataError, DoorError
 from foedus.head import LinearHead
 from foedus.model import Model
@@ -74,6 +74,7 @@ def statistic(message: Message, context: Context) -> Message:
         config = _config(message)
         parameters = _arrays(message, records.PARAMETERS)
         wanted = build(str(config[records.STATISTIC]), json.loads(str(config[records.SETTINGS])), parameters)
+        check_size(wanted.declare(), site.config.policy)
         split = str(config[records.SPLIT])
         if split not in PARTS:
             raise ConfigError("the request received", [f"split is '{split}'; valid: {', '.join(PARTS)}"])
@@ -111,6 +112,8 @@ def secure(message: Message, context: Context) -> Message:
         }
         if leg not in legs:
             raise ConfigError("the request received", [f"leg is '{leg}'; valid: {', '.join(legs)}"])
+        if leg == "consent":
+            check_behind(text, site.config.policy)
         return Release(words={records.TEXT: legs[leg](text)})
 
     return _answer(message, context, measure)
@@ -153,6 +156,8 @@ def report(message: Message, context: Context) -> Message:
 
     def measure(site: Workplace) -> Release:
         shared = LinearHead.from_arrays(_arrays(message, records.ARRAYS))
+        if shared.weight.shape != (site.study.n_classes, site.spec.dim):
+            raise ConfigError("the request received", ["the head does not fit the study"])
         model = Model(shared, _arrays(message, records.TUNED))
         standardiser = _needed(_standardiser(message))
         figures, evaluation, counts = write_report(site, model, standardiser, run=_run(message))

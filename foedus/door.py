@@ -21,11 +21,13 @@ A mode is used only where the site's own policy lists it. What can leave:
     a refusal: one fixed sentence, or a DoorError or PrivacyError, none of which holds data or paths.
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import prod
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -45,6 +47,7 @@ from foedus.noising import Purse
 from foedus.privacy.ledger import Ledger
 from foedus.secure.keystore import Keystore
 from foedus.secure.site import SiteSession
+from foedus.secure.wire import ConsentRequest
 from foedus.site import PolicySection, SiteConfig
 from foedus.statistic import Arrays, Quantity
 from foedus.study import NAME, Study
@@ -65,6 +68,10 @@ _PUBLIC: dict[type[FoedusError], str] = {
     BackboneError: "the site cannot provide the study's backbone; its own log says what to fix",
 }
 _UNEXPECTED = "the site met an unexpected error; its own log holds the details"
+_NOT_AS_DECLARED = (
+    "the site's contribution is not what the question declares (its arrays, their shapes, finite, within range); "
+    "its own log says what was found"
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,33 @@ def check_policy(
         raise DoorError("the site's policy keeps its own figures (release_site_metrics = false)")
 
 
+def check_size(quantities: Mapping[str, Quantity], policy: PolicySection) -> None:
+    """Refuse a question whose answer could not leave, before it fills this machine's memory.
+
+    Raises:
+        DoorError: With both sizes.
+    """
+    size_mb = sum(prod(quantity.shape) for quantity in quantities.values()) * 8 / 1e6
+    if size_mb > policy.max_answer_mb:
+        raise DoorError(
+            f"the question asks for {size_mb:.0f} MB of numbers; the site's policy allows {policy.max_answer_mb} "
+            "(max_answer_mb)"
+        )
+
+
+def check_behind(text: str, policy: PolicySection) -> None:
+    """Refuse consent to a sum over fewer sites than the policy wants, whatever the study says of itself.
+
+    Raises:
+        DoorError: With both numbers; SecureSumError if `text` is no request for consent.
+    """
+    found = len(ConsentRequest.decode(text).survivors)
+    if found < policy.min_sites:
+        raise DoorError(
+            f"the sum is over {found} sites; the site's policy wants at least {policy.min_sites} behind every sum"
+        )
+
+
 def check_budget(message: Message, premises: Premises) -> None:
     """Refuse a private study that this site's ledger could not carry to its end, before it spends anything.
 
@@ -173,9 +207,10 @@ def leave(
         check_policy(premises.study, premises.site.policy)
         release = measure()
         check_policy(premises.study, premises.site.policy, individual=release.individual or release.unmasked)
+        _check_declared(release, premises.study)
         if premises.study.door.private and release.arrays:
             release = _noised(message, release, premises)
-        sums.check(release.arrays, release.quantities)
+            sums.check(release.arrays, release.quantities)
         _check_enough(release, premises.study)
         if release.commit is not None:
             release = replace(release, words={**release.words, **release.commit(release.arrays)})
@@ -188,6 +223,20 @@ def leave(
     except Exception:  # the last barrier: an error's text may hold data, so only a fixed sentence leaves
         log.exception("unexpected error while answering a request")
         return _refusal(message, _UNEXPECTED)
+
+
+def _check_declared(release: Release, study: Study) -> None:
+    """Refuse a contribution that is not what was declared, before anything is charged for it.
+
+    What was found would tell about the data, past noise and masks: it stays in the site's own log.
+    """
+    private = study.door.private and release.arrays
+    expected = noising.before_noise(release.quantities) if private else release.quantities
+    try:
+        sums.check(release.arrays, expected)
+    except DoorError as error:
+        log.error("refused a request: %s", error)
+        raise DoorError(_NOT_AS_DECLARED) from None
 
 
 def _check_enough(release: Release, study: Study) -> None:
@@ -220,16 +269,19 @@ def _noised(message: Message, release: Release, premises: Premises) -> Release:
     """The release as a private study may have it: charged to the ledger, with this site's share of the noise."""
     study = premises.study
     event = plan(study).event(release.name)
-    masked = study.door.masked
+    asked, honest = records.digest(message), 1
+    if study.door.masked:  # a share of the noise is for one roster: in a smaller one it would be too little
+        roster = session(premises.folder).roster
+        asked, honest = hashlib.sha256(asked + roster.digest).digest(), roster.threshold - COLLUDERS
     purse = Purse(_ledger(premises), premises.folder / KEPT_FOLDER / _run(message))
     arrays = purse.release(
         release.name,
-        records.digest(message),
+        asked,
         release.arrays,
         release.quantities,
         study=study.study.name,
         event=event,
-        honest=session(premises.folder).roster.threshold - COLLUDERS if masked else 1,
+        honest=honest,
     )
     return replace(
         release, arrays=arrays, quantities=noising.declared(release.quantities, event.noise_multiplier)
@@ -263,7 +315,11 @@ def _mask(message: Message, release: Release, premises: Premises, content: Recor
         )
     text = str(message.content.config_records[records.SECURE].get(records.TEXT, ""))
     reply, lanes = session(premises.folder).mask(
-        text, release.arrays, quantities=release.quantities, request=records.digest(message)
+        text,
+        release.arrays,
+        quantities=release.quantities,
+        request=records.digest(message),
+        once=premises.study.door.private,
     )
     content[records.SECURE] = ConfigRecord({records.TEXT: reply})
     content[records.LANES] = records.to_record({records.NARROW: lanes.narrow, records.WIDE: lanes.wide})

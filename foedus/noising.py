@@ -72,7 +72,7 @@ def add_noise(
         DoorError: If the contribution is not what was declared, or not bounded.
     """
     noised = declared(quantities, multiplier)
-    check(arrays, {name: _as_real(quantity) for name, quantity in quantities.items()})
+    check(arrays, before_noise(quantities))
     found: Arrays = {}
     for name, quantity in noised.items():
         if prod(quantity.shape) == 0:
@@ -105,6 +105,11 @@ def _scales(quantities: Mapping[str, Quantity]) -> list[float]:
 def _grid(scale: float, multiplier: float, size: int) -> float:
     """A power of two, fine enough that rounding adds 2 % to the sensitivity and any share of noise has 256 steps."""
     return float(2.0 ** floor(log2(min(scale / (64 * sqrt(max(size, 1))), multiplier * scale / 2**14))))
+
+
+def before_noise(quantities: Mapping[str, Quantity]) -> dict[str, Quantity]:
+    """What a contribution has to be before it is noised."""
+    return {name: _as_real(quantity) for name, quantity in quantities.items()}
 
 
 def _as_real(quantity: Quantity) -> Quantity:

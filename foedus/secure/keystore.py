@@ -6,7 +6,7 @@ two legs forgets nothing and repeats nothing.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -20,11 +20,12 @@ from foedus.secure.roster import Roster, fingerprint
 from foedus.secure.state import State
 from foedus.secure.wire import MAX_SESSION, Bytes32, Message, Signed
 
-IDENTITY, ROSTER, COUNTER, SESSION, LOCK = (
+IDENTITY, ROSTER, COUNTER, SESSION, SUMMED, LOCK = (
     "identity.json",
     "roster.json",
     "counter.json",
     "session.json",
+    "summed.json",
     ".lock",
 )
 MessageT = TypeVar("MessageT", bound=Message)
@@ -43,6 +44,13 @@ class Counter(Message):
 
     title: ClassVar[str] = "counter.json in the site's keystore"
     session: int = Field(ge=0, le=MAX_SESSION)
+
+
+class Summed(Message):
+    """Requests whose noised answers this site helped to unmask: what was asked (hex) to the digest of the survivors."""
+
+    title: ClassVar[str] = "summed.json in the site's keystore"
+    requests: dict[str, Bytes32] = {}
 
 
 class Keystore:
@@ -163,6 +171,38 @@ class Keystore:
             _write(self._folder / SESSION, state)
         else:
             _erase(self._folder / SESSION)
+
+    def check_summed(self, request: bytes, survivors: bytes) -> None:
+        """Refuse a second sum of the same noised answers over other sites.
+
+        Args:
+            request: 32 bytes that stand for everything that was asked.
+            survivors: 32 bytes that stand for the sites.
+
+        Raises:
+            SecureSumError: If this site helped to unmask one already.
+        """
+        before = self._summed().get(request.hex(), survivors)
+        if before != survivors:
+            raise SecureSumError(
+                "these noised contributions were summed before over other sites; the difference of the two sums "
+                "would be one site's own, with less noise than was promised: ask again when the same sites answer, "
+                "or begin a new run"
+            )
+
+    def note_summed(self, request: bytes, survivors: bytes) -> None:
+        """Remember that this site helps to unmask the answers to `request`, over these sites and no others.
+
+        Raises:
+            SecureSumError: As `check_summed`, or if it cannot be written.
+        """
+        self.check_summed(request, survivors)
+        if request.hex() not in (known := self._summed()):
+            _write(self._folder / SUMMED, Summed(requests={**known, request.hex(): survivors}))
+
+    def _summed(self) -> Mapping[str, bytes]:
+        found = self._read(SUMMED, Summed)
+        return {} if found is None else found.requests
 
     def _required(self, name: str, kind: type[MessageT]) -> MessageT:
         found = self._read(name, kind)

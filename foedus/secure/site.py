@@ -84,7 +84,13 @@ class SiteSession:
         return SharesReply(session=asked.session, site=self.name, packages=packages).encode()
 
     def mask(
-        self, text: str, arrays: Arrays, *, quantities: Mapping[str, Quantity], request: bytes
+        self,
+        text: str,
+        arrays: Arrays,
+        *,
+        quantities: Mapping[str, Quantity],
+        request: bytes,
+        once: bool = False,
     ) -> tuple[str, Lanes]:
         """Leg 3: this site's contribution under masks. Abandons every sum before it.
 
@@ -93,6 +99,8 @@ class SiteSession:
             arrays: The contribution, as `quantities` declare it.
             quantities: Decide the lanes; every site must declare the same.
             request: 32 bytes that stand for everything that was asked; every site must see the same.
+            once: Whether the answer to this request may be part of sums over one set of sites only. Noise that
+                is shared out hides a site in the total, not in the difference of two totals.
 
         Raises:
             DoorError: Also if the contribution is not what was declared.
@@ -108,7 +116,7 @@ class SiteSession:
                     f"site '{self.name}' has answered or passed sum {asked.sum}; ask for the next"
                 )
             seeds = seeds_of(state, asked.sum, pending, site=self.name)
-            current = Current(statement=self._statement(state, asked.sum, layout, request))
+            current = Current(statement=self._statement(state, asked.sum, layout, request), once=once)
             state = state.masked(asked.sum, current)
             self._store.save(state)
         masks.apply(lanes, seeds)
@@ -133,8 +141,10 @@ class SiteSession:
                 raise SecureSumError(f"site '{self.name}' has consented to sum {asked.sum} already")
             self._check_survivors(asked.survivors, state)
             survivors = names_digest("survivors", asked.survivors)
+            if current.once:
+                self._store.check_summed(current.statement.request, survivors)
             statement = current.statement.model_copy(update={"survivors": survivors})
-            agreed = Current(statement=statement, survivors=asked.survivors)
+            agreed = current.model_copy(update={"statement": statement, "survivors": asked.survivors})
             self._store.save(state.model_copy(update={"current": agreed}))
         draft = Consent(site=self.name, statement=statement, signature=bytes(64))
         return self._store.sign(draft).encode()
@@ -162,6 +172,8 @@ class SiteSession:
                     seeds[name] = share_at(pending.seed_shares, index)
                 else:
                     pairs[name] = share_at(pending.pair_shares, index)
+            if current.once:
+                self._store.note_summed(current.statement.request, current.statement.survivors)
             self._store.save(state.abandon_before(asked.sum + 1))
         reply = UnmaskReply(session=asked.session, sum=asked.sum, site=self.name, seeds=seeds, pairs=pairs)
         return reply.encode()

@@ -41,11 +41,15 @@ class Pending(Message):
 
 
 class Current(Message):
-    """The sum this site has masked: the statement without and then with the survivors."""
+    """The sum this site has masked: the statement without and then with the survivors.
+
+    `once` where the contribution is noised: what was asked is then summed over one set of sites only.
+    """
 
     title: ClassVar[str] = "record of the sum in progress"
     statement: Statement
     survivors: Names = []
+    once: bool = False
 
 
 class State(Message):

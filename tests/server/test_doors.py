@@ -12,12 +12,13 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app as client_app
 from foedus import noising, privacy_check, records, simulation
-from foedus.door import KEPT_FOLDER, LEDGER_FOLDER
+from foedus.backbones import Centre, Moments
+from foedus.door import KEPT_FOLDER, LEDGER_FOLDER, Premises, Release, leave
 from foedus.errors import ConfigError, DoorError, RoundError
 from foedus.privacy.status import status
 from foedus.runs import RunFolder
-from foedus.site import find_sites
-from foedus.statistic import Arrays
+from foedus.site import find_sites, load_site
+from foedus.statistic import Arrays, Quantity
 from foedus.study import load_study
 from server.app import conduct
 from server.federation import Federation
@@ -135,8 +136,6 @@ def test_a_release_is_made_once_and_for_one_request(toy: Path) -> None:
     assert len(list((site / KEPT_FOLDER / run.run_id).iterdir())) == 7  # centre, start, 4 rounds, test
     federation = Federation.enlist(LocalGrid(client_app, find_sites(toy / "sites")), study, run.run_id)
     before = _spent(toy)
-    from foedus.backbones import Centre
-
     with pytest.raises(RoundError, match="'centre' of this run was released for another request"):
         federation.ask(Centre(dim=4), split="test")
     assert _spent(toy) == before
@@ -290,3 +289,64 @@ def test_noise_three_times_too_small_fails_the_audit(toy: Path, monkeypatch: pyt
     audit = json.loads((run.path / "audit.json").read_text())
     assert audit["verdict"] == "fail"
     assert "the noise is not what was claimed" in audit["reasons"][0]
+
+
+@pytest.mark.parametrize("mode", ["open", "secure-only", "local-dp", "secure+ddp"])
+def test_a_refusal_says_nothing_of_the_values_that_were_found(toy: Path, mode: str) -> None:
+    """A coordinator could choose a model that drives a contribution out of range, and read it past noise and masks."""
+    _use(toy, mode)
+    site = find_sites(toy / "sites")[0]
+    premises = Premises(load_study(toy / "study.toml"), load_site(site), site)
+    grid = LocalGrid(client_app, [site])
+    content = RecordDict({records.CONFIG: ConfigRecord({records.RUN: "r"})})
+    asked = grid.create_message(content, records.QUERY_STATISTIC, 1000, "")
+    release = Release(
+        {"x": np.array([1234.5])}, {"x": Quantity((1,), high=10.0, sensitivity=1.0)}, name="centre"
+    )
+    reply = leave(asked, lambda: release, permit=lambda: premises)
+    assert reply.error.reason.startswith("the site's contribution is not what the question declares")
+    assert not re.search(r"\d", reply.error.reason)
+    assert not list(site.glob(f"{LEDGER_FOLDER}/*"))  # nothing was charged for it
+
+
+def test_a_question_whose_answer_would_fill_the_memory_is_refused_before_it_is_measured(toy: Path) -> None:
+    study = load_study(toy / "study.toml").to_json()
+    settings = json.dumps({"n_classes": 1000, "dim": 65_536, "classes": [], "min_count": 0})
+    words = {records.STATISTIC: "ridge", records.SETTINGS: settings, records.SPLIT: "train"}
+    reply = _ask(find_sites(toy / "sites")[0], study, **words)
+    assert re.fullmatch(
+        r"the question asks for \d+ MB of numbers; .*allows 1000 \(max_answer_mb\)", reply.error.reason
+    )
+
+
+def _enlisted(toy: Path) -> Federation:
+    sites, study = find_sites(toy / "sites"), load_study(toy / "study.toml")
+    simulation.enrol(sites, study)
+    return Federation.enlist(LocalGrid(client_app, sites), study, "r")
+
+
+def test_noised_answers_are_summed_over_one_set_of_sites_only(toy: Path) -> None:
+    """The second total, over one site less, would leave that site's answer with its own share of the noise alone."""
+    _use(toy, "secure+ddp")
+    federation = _enlisted(toy)
+    everyone = dict(federation.cohort)
+    first = federation.ask(Centre(dim=4), split="train")
+    without = max(everyone)
+    federation.cohort = {node: name for node, name in everyone.items() if node != without}
+    with pytest.raises(RoundError, match="summed before over other sites"):
+        federation.ask(Centre(dim=4), split="train")
+    federation.cohort = everyone
+    again = federation.ask(Centre(dim=4), split="train")
+    np.testing.assert_array_equal(again.centre, first.centre)
+
+
+def test_a_site_sums_with_as_many_others_as_its_policy_wants_whatever_the_study_says(toy: Path) -> None:
+    _use(toy, "secure-only", policy="min_sites = 4")
+    path = toy / "study.toml"
+    path.write_text(path.read_text().replace("min_sites = 2", "min_sites = 4"))
+    federation, moments = _enlisted(toy), Moments(dim=4)
+    words = {records.STATISTIC: "moments", records.SETTINGS: '{"dim": 4}', records.SPLIT: "train"}
+    three = dict(sorted(federation.cohort.items())[:3])
+    messages = federation.messages(records.QUERY_STATISTIC, three, config=words)
+    with pytest.raises(RoundError, match="the sum is over 3 sites; the site's policy wants at least 4"):
+        federation.sums.total(federation._cohort(three, quorum=3), messages, moments.declare(), what="asking")

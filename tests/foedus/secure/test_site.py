@@ -517,3 +517,43 @@ def test_a_roster_pinned_anew_ends_the_session(five: Any) -> None:
         five.site(ME).consent(masked.consent_request())
     with pytest.raises(SecureSumError, match="the coordinator has another roster than site 'site-00'"):
         five.site(ME).keys(keys_request(five, 2))
+
+
+def test_a_request_that_is_summed_once_is_unmasked_for_the_same_sites_again_and_for_no_others(
+    five: Any,
+) -> None:
+    def total(number: int, *, without: str = "", request: bytes = bytes(32)) -> Any:
+        session = five.session(number=number)
+        masked = session.begin(0, five.quantities, request=request)
+        for name in session.sharers:
+            if name != without:
+                asked, arrays = masked.mask_request(name), five.arrays(name)
+                given = {"quantities": five.quantities, "request": request, "once": True}
+                text, lanes = five.site(name).mask(asked, arrays, **given)
+                masked.add(text, lanes, site=name)
+        five.agree(masked)
+        five.unmask(masked)
+        return masked.total()
+
+    first = total(1)
+    with pytest.raises(SecureSumError, match="were summed before over other sites"):
+        total(2, without=OTHER)
+    np.testing.assert_array_equal(total(3)["gram"], first["gram"])
+    total(4, without=OTHER, request=bytes(31) + b"1")
+    with pytest.raises(SecureSumError, match="were summed before over other sites"):
+        total(5, request=bytes(31) + b"1")
+
+
+def test_consent_that_was_never_followed_by_unmasking_binds_to_no_sites(five: Any) -> None:
+    """Nothing was revealed, so what is asked again may be summed over who is left."""
+    for number, without in ((1, ""), (2, OTHER)):
+        session = five.session(number=number)
+        masked = session.begin(0, five.quantities, request=five.request)
+        for name in session.sharers:
+            if name != without:
+                given = {"quantities": five.quantities, "request": five.request, "once": True}
+                text, lanes = five.site(name).mask(masked.mask_request(name), five.arrays(name), **given)
+                masked.add(text, lanes, site=name)
+        five.agree(masked)
+    five.unmask(masked)
+    five.check(masked.total(), [name for name in five.names if name != OTHER])

@@ -1,6 +1,6 @@
 """A site at the service of its federation: its SuperNode and its executor, kept running."""
 
-import json
+import fcntl
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -8,26 +8,41 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clients.membership import EGRESS, SECRET, STATUS, Membership
-from foedus import files
-from foedus.site import load_site
-from foedus.supervise import Supervisor, alone
+from clients.membership import LOCAL, SECRET, STATUS, Membership
+from foedus import files, pki
+from foedus.errors import RunError
+from foedus.supervise import Supervisor
+
+LOCK = "running.lock"
 
 
 def commands(site: Membership, *, port: int) -> dict[str, list[str]]:
     """The two processes of a site; all its connections go out, to the kit's address."""
-    folder = str(site.folder.resolve())
+    folder, node = str(site.folder.resolve()), site.node.resolve()
     return {
         "node": [sys.executable, "-m", "clients.node", folder, "--port", str(port)],
         "executor": [
             *(sys.executable, "-m", "clients.executor", "--runtime", f"127.0.0.1:{port}"),
-            *("--secret", str(site.node.resolve() / SECRET)),
+            *("--secret", str(node / SECRET), "--authority", str(node / LOCAL / pki.CA_CERTIFICATE)),
         ],
     }
 
 
+def certify(folder: Path) -> None:
+    """Certificates for the way between the site's own processes, which the authority's key does not outlive.
+
+    While the node is being started again, anybody on this machine could listen on its port and ask in its place.
+
+    Args:
+        folder: Gets them; readable by their owner only.
+    """
+    pki.create_authority(folder, name="this site")
+    pki.create_server_certificate(folder, hosts=["127.0.0.1"], days=pki.AUTHORITY_DAYS)
+    (folder / pki.CA_KEY).unlink()
+
+
 class Watcher:
-    """Says how this site's node is, whenever that changes, and what this site refused.
+    """Says how this site's node is, whenever that changes.
 
     Args:
         folder: The site's folder.
@@ -36,16 +51,12 @@ class Watcher:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._status = Membership(folder).node / STATUS
-        self._egress = Membership(folder).node / EGRESS
-        self._read = self._egress.stat().st_size if self._egress.exists() else 0
         self._say = say
         self._said: tuple[object, object] | None = None
         self._begun = datetime.now(UTC).isoformat(timespec="seconds")
 
     def __call__(self) -> None:
         """Look once."""
-        if self._egress.exists():
-            self._tell_refusals()
         if not self._status.exists():
             return
         status = files.read_json(self._status)
@@ -54,33 +65,26 @@ class Watcher:
             self._said = now
             self._say(f"{status['state']}: {status['reason']}" if status["reason"] else str(status["state"]))
 
-    def _tell_refusals(self) -> None:
-        with self._egress.open("rb") as written:
-            written.seek(self._read)
-            for line in written:
-                if not line.endswith(b"\n"):  # still being written
-                    break
-                self._read += len(line)
-                note = json.loads(line)
-                if said := note["withheld"] or note.get("refused"):
-                    self._say(f"refused: {said}")
-
 
 @contextmanager
 def service(folder: Path) -> Iterator[Supervisor]:
     """What `foedus site start` runs.
 
     Raises:
-        ConfigError: If its site.toml is not valid, or the site has not joined.
-        RunError: If it runs already, or its folder cannot be written.
+        ConfigError: If the site has not joined.
+        RunError: If it runs already.
     """
     site = Membership(folder)
-    load_site(folder)
     site.kit()
     home = site.node.resolve()
-    with alone(
-        home, running=f"the site in {folder} takes part already; stop the other foedus site start first."
-    ):
+    with (home / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"the site in {folder} takes part already; stop the other foedus site start first"
+            ) from None
+        certify(home / LOCAL)
         yield Supervisor(commands(site, port=free_port()), logs=home / "logs", home=home / "flwr")
 
 

@@ -132,6 +132,7 @@ def commit(folder: Path, arrays: Arrays, *, site: str, run: str, request: bytes)
     if before is not None and before.model_copy(update={"salt": opening.salt}) == opening:
         opening = before
     else:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.write_bytes(path, canonical(opening.model_dump()), mode=0o600)
     has_key = (folder / KEYS_FOLDER / IDENTITY).exists()
     draft = Commitment(

@@ -4,49 +4,25 @@ Neither document holds a secret. The request proves that its sender holds the si
 the kit tells the site where to connect, whom to trust there, and who the other sites are.
 """
 
-from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from pydantic import Field, field_validator
 
-from foedus.errors import ConfigError, SecureSumError
+from foedus.errors import SecureSumError
 from foedus.secure.roster import Roster, readable
 from foedus.secure.wire import Bytes32, Name, Signed, digest
 
 VERSIONS = "/foedus"
 """Path of the server where everyone may read which foedus and flwr it runs."""
 Text = Annotated[str, Field(max_length=20_000)]
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,39}$")]
 
 
-class Document(Signed):
-    """What people carry between a site and the coordinator, as a file."""
-
-    @classmethod
-    def read(cls, path: Path, *, hint: str) -> Self:
-        """The document in a file; blanks that a mail programme put around it do not matter.
-
-        Args:
-            path: The file.
-            hint: What to give instead.
-
-        Raises:
-            ConfigError: If it cannot be read, or holds no such document.
-        """
-        try:
-            return cls.decode(path.read_text(encoding="ascii").strip())
-        except SecureSumError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = f"it cannot be read ({error.strerror})"
-        except ValueError:
-            problem = f"it is no {cls.title}"
-        raise ConfigError(str(path), [f"{problem}; {hint}"])
-
-
-class Request(Document):
+class Request(Signed):
     """A site asks to join; signed with its own identity."""
 
     title: ClassVar[str] = "request"
@@ -56,16 +32,21 @@ class Request(Document):
     """Ed25519 public key: signs the site's part of every secure sum."""
     node: Text
     """P-384 public key in OpenSSH's format: signs the site in at the server."""
-    foedus: Text
-    flwr: Text
+    foedus: Version
+    flwr: Version
 
     @field_validator("node")
     @classmethod
     def _is_a_key(cls, node: str) -> str:
+        """One P-384 key in its one spelling: the server takes no other, and a key has no second name."""
         try:
-            load_ssh_public_key(node.encode())
+            key = load_ssh_public_key(node.encode())
         except Exception:  # cryptography raises several kinds on a key that is none
             raise ValueError("it is not a public key in OpenSSH's format") from None
+        if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+            raise ValueError("it is not a P-384 key")
+        if key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() != node:
+            raise ValueError("it is a key with something beside it")
         return node
 
     def fingerprint(self) -> str:
@@ -81,7 +62,7 @@ class Request(Document):
         require_signature(self, self.identity, whose=f"site '{self.site}'")
 
 
-class Kit(Document):
+class Kit(Signed):
     """What a site needs to join; signed by the coordinator."""
 
     title: ClassVar[str] = "kit"

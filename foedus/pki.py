@@ -65,12 +65,13 @@ def create_authority(folder: Path, *, name: str) -> None:
     files.write_bytes(folder / CA_CERTIFICATE, certificate.public_bytes(Encoding.PEM))
 
 
-def create_server_certificate(folder: Path, *, hosts: list[str]) -> None:
+def create_server_certificate(folder: Path, *, hosts: list[str], days: int | None = None) -> None:
     """A new key and certificate of the server, signed by the authority in `folder`; also renews.
 
     Args:
         folder: Holds the authority; gets server.key (0600) and server.pem.
         hosts: Names and addresses sites reach it by.
+        days: Of validity; a year when not given.
     """
     authority_key = load_pem_private_key((folder / CA_KEY).read_bytes(), None)
     authority = x509.load_pem_x509_certificate((folder / CA_CERTIFICATE).read_bytes())
@@ -81,7 +82,7 @@ def create_server_certificate(folder: Path, *, hosts: list[str]) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     issuer = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
     certificate = (
-        _builder(_name(hosts[0]), authority.subject, key, days=SERVER_DAYS)
+        _builder(_name(hosts[0]), authority.subject, key, days=SERVER_DAYS if days is None else days)
         .add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -140,7 +141,7 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def _host(text: str) -> x509.GeneralName:

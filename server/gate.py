@@ -1,6 +1,8 @@
 """Flower's SuperLink behind two doors: `python -m server.gate HOME [--listen HOST]`.
 
-The public side shows sites nothing but the Fleet interface they need. The private side, on this
+The public side shows sites nothing but the Fleet interface they need, and strangers not even that: Flower
+reads a call, however long, before it asks whose it is; here the key must be an approved site's and the
+call short. What a site sends is in its own name, and no longer than an answer may be. The private side, on this
 machine only, answers Flower's Control interface to who holds a role's token; Flower 1.41 by itself
 lets anyone who reaches its port start runs. Every call that changes something goes to audit.jsonl.
 
@@ -12,16 +14,18 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import flwr
-import flwr.server.superlink.linkstate.linkstate_factory as states
+import flwr.supercore.corestate.sql_corestate as corestate
 import uvicorn
+from fastapi import HTTPException
 from flwr.common.event_log_plugin import EventLogWriterPlugin
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
@@ -30,17 +34,20 @@ from flwr.superlink.main import create_app
 import foedus
 from foedus import pki
 from foedus.enrolment import VERSIONS
+from server.callers import ANSWER_MB, KEY_HEADER, Allowance, Approved, is_long, posing
 from server.home import SECRET, TOKENS, Home, read_tokens
-from server.replies import WholeReplies
 from server.roles import holder, may
-from server.turns import App, Scope, Turns
 
 PRIVATE_NAMES = (
     "flwr.superlink.cli.flower_superlink:SuperLinkLifespan",
     "flwr.superlink.cli.flower_superlink:_parse_superlink_lifespan_config",
     "flwr.superlink.main:create_app",
-    "flwr.server.superlink.linkstate.linkstate_factory:SqlLinkState",
+    "flwr.supercore.corestate.sql_corestate:OBJECT_PUSH_SESSION_TTL_SECONDS",
+    "flwr.superlink.routers.fleet.middlewares:FleetEventLogMiddleware",
+    "flwr.superlink.routers.fleet.node_auth:NodeAuthMiddleware",
 )
+UPLOAD_S = 60
+"""How long the server waits for the next part (5 MiB) of an answer before it counts as lost; Flower's own is 180 s."""
 FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
 NOTED = frozenset(
     {
@@ -51,19 +58,31 @@ NOTED = frozenset(
 """Calls that change who takes part or what runs; of the others only failures are logged."""
 WHO = "foedus-who"
 
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
 
 class AuditLog(EventLogWriterPlugin):
     """One line of audit.jsonl for every call that changes something or fails."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, most_mb: int = ANSWER_MB) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._allowance = Allowance(most_mb * 1_000_000)
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._lock = threading.Lock()
 
     def compose_log_before_event(
         self, request: Any, context: Any, account_info: Any, method_name: str
     ) -> LogEntry:
-        """What is asked, and by whom."""
+        """What is asked, and by whom; Flower calls this once it knows whose key signed, and before it does anything.
+
+        Raises:
+            HTTPException: If a site speaks for another, or sends more than an answer may hold.
+        """
+        problem = posing(request) or self._allowance.exceeded(request)
+        if problem is not None:
+            self._append(_entry(request, context, method_name, f"refused: {problem}"))
+            raise HTTPException(403, problem)
         return _entry(request, context, method_name, "started")
 
     def compose_log_after_event(
@@ -80,8 +99,11 @@ class AuditLog(EventLogWriterPlugin):
         noted = log_entry.event.action.rpartition("/")[2] in NOTED
         if log_entry.status == "started" or (log_entry.status == "completed" and not noted):
             return
+        self._append(log_entry)
+
+    def _append(self, entry: LogEntry) -> None:
         with self._lock:
-            self._file.write(json.dumps(dataclasses.asdict(log_entry)) + "\n")
+            self._file.write(json.dumps(dataclasses.asdict(entry)) + "\n")
 
 
 def _entry(request: Any, context: Any, action: str, status: str) -> LogEntry:
@@ -97,20 +119,29 @@ def _entry(request: Any, context: Any, action: str, status: str) -> LogEntry:
     )
 
 
-def public_side(app: App, signed_in: Callable[[bytes], bool]) -> App:
-    """Only what a site needs; everything else does not exist here."""
+def public_side(app: App, approved: Container[bytes]) -> App:
+    """Only what a site needs; everything else does not exist here.
+
+    Args:
+        app: Flower's.
+        approved: Keys of the sites that may sign in, as their calls show them.
+    """
     versions = {"foedus": foedus.__version__, "flwr": flwr.__version__}
-    fleet = Turns(app, signed_in, _refuse)
 
     async def answer(scope: Scope, receive: Any, send: Any) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and path == VERSIONS:
+        path, headers = scope.get("path", ""), dict(scope.get("headers", ()))
+        if scope["type"] != "http":
+            return
+        if path == VERSIONS:
             await _answer(send, 200, versions)
-            return
-        if scope["type"] == "http" and not (path.startswith(FLEET) or path == HEALTH):
+        elif not (path.startswith(FLEET) or path == HEALTH):
             await _refuse(send, 404, "not found")
-            return
-        await (fleet if scope["type"] == "http" else app)(scope, receive, send)
+        elif path != HEALTH and headers.get(KEY_HEADER, b"") not in approved:
+            await _refuse(send, 401, "no approved site's key")
+        elif is_long(headers):
+            await _refuse(send, 413, "too long")
+        else:
+            await app(scope, receive, send)
 
     return answer
 
@@ -131,7 +162,7 @@ def private_side(app: App, tokens: Path) -> App:
                 await _refuse(send, 403, f"the role '{who['role']}' may not call {call}")
                 return
             scope.setdefault("state", {})[WHO] = dict(who)
-        elif scope["type"] == "http" and path in ("/docs", "/openapi.json", "/redoc"):
+        elif scope["type"] == "http" and not (path.startswith(RUNTIME) or path == HEALTH):
             await _refuse(send, 404, "not found")
             return
         await app(scope, receive, send)
@@ -176,19 +207,15 @@ def main() -> None:
     home = Home.open(given.home)
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
-    replaced: Any = states
-    replaced.SqlLinkState = WholeReplies
-    log = AuditLog(home.folder / "audit.jsonl")
+    replaced: Any = corestate
+    replaced.OBJECT_PUSH_SESSION_TTL_SECONDS = UPLOAD_S
+    log = AuditLog(home.folder / "audit.jsonl", most_mb=int(home.settings.get("max_answer_mb", ANSWER_MB)))
     config = dataclasses.replace(
         config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True
     )
     app: Any = create_app(config, SuperLinkLifespan)
-
-    def signed_in(key: bytes) -> bool:
-        return app.state.linkstate_factory.state().get_node_id_by_public_key(key) is not None
-
     tls: dict[str, Any] = {"ssl_keyfile": config.ssl_keyfile, "ssl_certfile": config.ssl_certfile}
-    common = {**tls, "workers": 1, "log_level": "warning"}
+    common = {**tls, "workers": 1, "log_level": "warning", "ssl_context_factory": newest_tls}
     private = uvicorn.Config(
         private_side(app, home.folder / TOKENS),
         host="127.0.0.1",
@@ -196,9 +223,20 @@ def main() -> None:
         **common,
     )
     public = uvicorn.Config(
-        public_side(app, signed_in), host=given.listen, port=home.settings["port"], lifespan="off", **common
+        public_side(app, Approved(home)),
+        host=given.listen,
+        port=home.settings["port"],
+        lifespan="off",
+        **common,
     )
     asyncio.run(_serve([uvicorn.Server(private), uvicorn.Server(public)]))
+
+
+def newest_tls(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """TLS 1.3 and nothing older: both ends are ours."""
+    context = default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 async def _serve(servers: list[uvicorn.Server]) -> None:

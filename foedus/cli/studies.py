@@ -78,17 +78,15 @@ def resume(
     from foedus import simulation
     from foedus.runs import find_run
 
+    folder = find_run(runs if home is None else home / "runs", run)
     if home is not None:
         from foedus.cli.federation import follow
         from server import conducting
         from server.home import Home
 
-        opened = Home.open(home)
-        folder = find_run(opened.runs, run)
-        conducting.resume(opened, folder)
+        conducting.resume(Home.open(home), folder)
         follow(folder, as_json=as_json)
         return
-    folder = find_run(runs, run)
     with progress(folder.study().study.name) as shown:
         simulation.resume(folder, stage=shown)
     show(folder.path, as_json=as_json)

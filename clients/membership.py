@@ -18,6 +18,8 @@ FOLDER = ".foedus/node"
 SITE_KEY = "site-folder"
 """Node configuration: the folder with this site's site.toml."""
 KIT, AUTHORITY, SECRET, STATUS = "kit.json", "ca.crt", "executor.secret", "status.json"
+EGRESS = "egress.jsonl"
+"""In the node's folder: every reply that was looked at."""
 LOCAL = "local"
 """In that folder: certificates of the site's own two processes for each other, made anew at each start."""
 
@@ -68,7 +70,7 @@ class Membership:
             DoorError: If it is another one, or answers another request.
         """
         kit.check()
-        if fingerprint.replace(" ", "").lower() != kit.fingerprint():
+        if _plain(fingerprint) != _plain(kit.fingerprint()):
             raise DoorError(
                 f"the kit's fingerprint is {kit.fingerprint()}, not {fingerprint}; it is not the one the coordinator "
                 "read out: ask for it again over another channel"
@@ -97,3 +99,8 @@ class Membership:
         except FileNotFoundError:
             problem = "this site has not joined a federation; run foedus site join with the kit from the coordinator"
             raise ConfigError(str(self.folder), [problem]) from None
+
+
+def _plain(fingerprint: str) -> str:
+    """A fingerprint without what people type differently."""
+    return fingerprint.replace(" ", "").replace("-", "").lower()

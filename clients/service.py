@@ -1,6 +1,6 @@
 """A site at the service of its federation: its SuperNode and its executor, kept running."""
 
-import fcntl
+import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clients.membership import LOCAL, SECRET, STATUS, Membership
+from clients.membership import EGRESS, LOCAL, SECRET, STATUS, Membership
 from foedus import files, pki
-from foedus.errors import RunError
-from foedus.supervise import Supervisor
-
-LOCK = "running.lock"
+from foedus.site import load_site
+from foedus.supervise import Supervisor, alone
 
 
 def commands(site: Membership, *, port: int) -> dict[str, list[str]]:
@@ -42,7 +40,7 @@ def certify(folder: Path) -> None:
 
 
 class Watcher:
-    """Says how this site's node is, whenever that changes.
+    """Says how this site's node is, whenever that changes, and what this site refused.
 
     Args:
         folder: The site's folder.
@@ -51,12 +49,16 @@ class Watcher:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._status = Membership(folder).node / STATUS
+        self._egress = Membership(folder).node / EGRESS
+        self._read = self._egress.stat().st_size if self._egress.exists() else 0
         self._say = say
         self._said: tuple[object, object] | None = None
         self._begun = datetime.now(UTC).isoformat(timespec="seconds")
 
     def __call__(self) -> None:
         """Look once."""
+        if self._egress.exists():
+            self._tell_refusals()
         if not self._status.exists():
             return
         status = files.read_json(self._status)
@@ -65,25 +67,33 @@ class Watcher:
             self._said = now
             self._say(f"{status['state']}: {status['reason']}" if status["reason"] else str(status["state"]))
 
+    def _tell_refusals(self) -> None:
+        with self._egress.open("rb") as written:
+            written.seek(self._read)
+            for line in written:
+                if not line.endswith(b"\n"):  # still being written
+                    break
+                self._read += len(line)
+                note = json.loads(line)
+                if said := note["withheld"] or note.get("refused"):
+                    self._say(f"refused: {said}")
+
 
 @contextmanager
 def service(folder: Path) -> Iterator[Supervisor]:
     """What `foedus site start` runs.
 
     Raises:
-        ConfigError: If the site has not joined.
-        RunError: If it runs already.
+        ConfigError: If its site.toml is not valid, or the site has not joined.
+        RunError: If it runs already, or its folder cannot be written.
     """
     site = Membership(folder)
+    load_site(folder)
     site.kit()
     home = site.node.resolve()
-    with (home / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"the site in {folder} takes part already; stop the other foedus site start first"
-            ) from None
+    with alone(
+        home, running=f"the site in {folder} takes part already; stop the other foedus site start first."
+    ):
         certify(home / LOCAL)
         yield Supervisor(commands(site, port=free_port()), logs=home / "logs", home=home / "flwr")
 

@@ -4,7 +4,8 @@ Neither document holds a secret. The request proves that its sender holds the si
 the kit tells the site where to connect, whom to trust there, and who the other sites are.
 """
 
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from pydantic import Field, field_validator
 
-from foedus.errors import SecureSumError
+from foedus.errors import ConfigError, SecureSumError
 from foedus.secure.roster import Roster, readable
 from foedus.secure.wire import Bytes32, Name, Signed, digest
 
@@ -22,7 +23,32 @@ Text = Annotated[str, Field(max_length=20_000)]
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,39}$")]
 
 
-class Request(Signed):
+class Document(Signed):
+    """What people carry between a site and the coordinator, as a file."""
+
+    @classmethod
+    def read(cls, path: Path, *, hint: str) -> Self:
+        """The document in a file; blanks that a mail programme put around it do not matter.
+
+        Args:
+            path: The file.
+            hint: What to give instead.
+
+        Raises:
+            ConfigError: If it cannot be read, or holds no such document.
+        """
+        try:
+            return cls.decode(path.read_text(encoding="ascii").strip())
+        except SecureSumError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"it cannot be read ({error.strerror})"
+        except ValueError:
+            problem = f"it is no {cls.title}"
+        raise ConfigError(str(path), [f"{problem}; {hint}"])
+
+
+class Request(Document):
     """A site asks to join; signed with its own identity."""
 
     title: ClassVar[str] = "request"
@@ -62,7 +88,7 @@ class Request(Signed):
         require_signature(self, self.identity, whose=f"site '{self.site}'")
 
 
-class Kit(Signed):
+class Kit(Document):
     """What a site needs to join; signed by the coordinator."""
 
     title: ClassVar[str] = "kit"

@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
 
 from foedus.errors import RunError
 from foedus.statistic import Arrays
@@ -20,23 +23,31 @@ def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         RunError: If the disk is full or the folder cannot be written; `path` is then as it was.
     """
+    with _replacing(path, mode=mode) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path, *, mode: int) -> Iterator[Path]:
+    """A file beside `path` that takes its place, durably, once it is written."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "rb") as file:
+            temporary = Path(name)
+            yield temporary
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{path} could not be written ({error.strerror}); what was there before is intact. "
-            "Free some space or make the folder writable, then run it again (foedus resume for a run)."
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}); what was there before is "
+            "intact. Free some space or make the folder writable, then run it again (foedus resume for a run)."
         ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def canonical_json(value: Any) -> str:
@@ -65,9 +76,10 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Arrays) -> str:
     """Replace `path` by a safetensors file; returns its sha256 (hex)."""
-    content = save({name: np.asarray(value, order="C") for name, value in arrays.items()})
-    write_bytes(path, content)
-    return hashlib.sha256(content).hexdigest()
+    with _replacing(path, mode=0o644) as temporary:
+        save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, temporary)
+        digest = sha256_file(temporary)
+    return digest
 
 
 def read_arrays(path: Path, *, sha256: str | None = None) -> Arrays:

@@ -1,9 +1,11 @@
 """Run folders: everything a run was asked, did and found, on disk, written atomically."""
 
+import difflib
 import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ SERVING_FILE, HISTOGRAMS_FILE = "model/serving.json", "model/histograms.safetens
 LATEST = "checkpoints/latest.json"
 UNSEALED = frozenset({STATE_FILE, LOG_FILE, APPROVAL_FILE, "checkpoints", "bundle"})
 """What of a run folder changes after the run, or only serves to resume it; everything else is sealed."""
-POLICY_FIXED, POLICY_CHANGED, SEALED = "policy fixed", "policy changed", "sealed"
+POLICY_FIXED, POLICY_CHANGED, SEALED, ABSENT = "policy fixed", "policy changed", "sealed", "did not count"
 """Events of the log."""
 
 
@@ -149,6 +151,17 @@ class RunFolder:
         """Log the digest of every file the run has written."""
         self.log(SEALED, files=self.digests())
 
+    def note_stage(self, stage: str, found: Mapping[str, Any]) -> None:
+        """Keep which stage a run has come to, for who watches; `found` is not kept."""
+        if stage != "round":
+            self.set_state(self.state()["status"], stage=stage)
+
+    def note_absent(self, what: str, rejected: Mapping[str, str]) -> None:
+        """Log which sites did not count in an exchange, and why; nothing where all did."""
+        if rejected:
+            sites = [{"site": site, "reason": reason} for site, reason in sorted(rejected.items())]
+            self.log(ABSENT, what=what, sites=sites)
+
     def log_head(self) -> dict[str, Any]:
         """Size and sha256 of log.jsonl as it is now; the file may grow later."""
         content = (self.path / LOG_FILE).read_bytes()
@@ -239,7 +252,9 @@ def find_run(root: Path, name: str) -> RunFolder:
     for candidate in (root / name, Path(name)):
         if (candidate / STATE_FILE).is_file():
             return RunFolder.open(candidate)
-    raise RunError(f"there is no run '{name}' in {root}; see foedus list.")
+    near = difflib.get_close_matches(name, [path.parent.name for path in root.glob(f"*/{STATE_FILE}")], n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"see foedus list --runs {root}."
+    raise RunError(f"there is no run '{name}' in {root}; {hint}")
 
 
 def list_runs(root: Path) -> list[RunFolder]:

@@ -109,6 +109,10 @@ def resume(run: RunFolder, *, stage: Stage | None = None) -> Outcome:
     state = run.state()
     if state["status"] == "finished":
         raise RunError(f"run '{run.run_id}' is finished; there is nothing to resume.")
+    if not state["sites"]:
+        raise RunError(
+            f"run '{run.run_id}' was made on a coordinator's server; add --home and the coordinator's folder."
+        )
     if not Path(state["sites"]).is_dir():
         raise RunError(f"the sites of run '{run.run_id}' are no longer at {state['sites']}; put them back.")
     extras = state.get("extras", {})

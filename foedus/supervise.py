@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from foedus import files
@@ -22,6 +23,7 @@ PATIENCE_S = 60.0
 LONGEST_WAIT_S = 20.0
 GRACE_S = 10.0
 """After asking a process to stop, before it is killed."""
+LOCK = "running.lock"
 NOTE, NOTE_S, STALE_S = "processes.json", 5.0, 30.0
 """Beside the logs: what runs, written every few seconds; one that is older tells of no supervisor."""
 PR_SET_PDEATHSIG = 1
@@ -46,6 +48,31 @@ def speak() -> None:
     for name in ("foedus", "server", "clients"):
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, *, running: str) -> Iterator[None]:
+    """Hold `folder`, so that what runs from it runs once.
+
+    Args:
+        folder: Gets the lock, which ends with this process whatever happens.
+        running: Said where somebody else holds it.
+
+    Raises:
+        RunError: If somebody does, or the folder cannot be written.
+    """
+    try:
+        lock = (folder / LOCK).open("a")
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written ({error.strerror}); make it writable for this user."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(running) from None
+        yield
 
 
 class Supervisor:
@@ -119,9 +146,8 @@ class Supervisor:
             ran = now - self._started[name]
             wait = 0.5 if ran > PATIENCE_S else min(2 * self._wait.get(name, 0.25), LONGEST_WAIT_S)
             self._wait[name], self._next[name] = wait, now + wait
-            log.warning(
-                "%s ended with status %s; starting it again in %.0f s", name, process.returncode, wait
-            )
+            message = "%s ended with status %s; starting it again in %.0f s; why is in %s"
+            log.warning(message, name, process.returncode, wait, self.logs / f"{name}.log")
         if process is None or now >= self._next[name]:
             self._next.pop(name, None)
             self.restarts[name] += process is not None
@@ -175,6 +201,14 @@ def problems(logs: Path) -> list[str]:
     if time.time() > note["time"] + STALE_S:
         return [f"nothing was heard of it for {time.time() - note['time']:.0f} s"]
     return [f"its {name} is not running" for name, pid in note["pids"].items() if not _exists(pid)]
+
+
+def lives(logs: Path) -> bool:
+    """Whether the supervisor that writes its logs there does, however its processes are."""
+    try:
+        return bool(time.time() <= files.read_json(logs / NOTE)["time"] + STALE_S)
+    except RunError:
+        return False
 
 
 def _exists(pid: int | None) -> bool:

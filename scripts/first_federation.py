@@ -19,6 +19,8 @@ HEAD = """# A first federation, typed
 Written by `scripts/first_federation.py`, which types the commands and keeps what they say; a test runs it. Here
 one machine plays a coordinator and four hospitals, each in a folder of its own. On real machines the folders are
 on different ones, `--host` is the coordinator's name, and requests and kits travel by mail: they hold no secret.
+`heart/` is what `foedus demo heart` leaves in `demo-data/`, with `secure-only` for `open` in the study and in each
+`site.toml`, so that sums travel under masks, and fewer rounds.
 What each step means is in [federation](federation.md).
 """
 STEPS = (

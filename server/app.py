@@ -77,13 +77,14 @@ def main(grid: Grid, context: Context) -> None:
         if (run.path / ASKED_FILE).exists():
             conduct_pool(grid, run, approved=approved)
         else:
-            conduct(grid, run, approved=approved)
+            conduct(grid, run, stage=run.note_stage, approved=approved)
         run.seal()
     except LOST as error:
         log.warning("the server was lost (%s); the run goes on from its last round once it is back", error)
         raise  # it still counts as running, so that it is submitted again
     except Exception as error:
-        run.set_state("failed", problem=str(error) or type(error).__name__)
+        if run.state()["status"] != "stopped":
+            run.set_state("failed", problem=str(error) or type(error).__name__)
         raise
     run.set_state("finished", problem=None)
 
@@ -110,7 +111,7 @@ def conduct(
     study = run.study()
     describe(study.backbone, study.table)  # an unknown one is one error here, not a refusal by every site
     tell("enlist", {})
-    federation = Federation.enlist(grid, study, run.run_id, approved=approved)
+    federation = Federation.enlist(grid, study, run.run_id, approved=approved, note=run.note_absent)
     tell("start", {"sites": sorted(federation.cohort.values()), "refused": federation.refused})
     training = _begin_or_resume(federation, run)
     tell("rounds", {"total": study.federation.rounds, "done": training.round})

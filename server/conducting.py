@@ -11,10 +11,11 @@ import httpx
 from foedus import __version__, files
 from foedus.backbones import describe
 from foedus.errors import ConfigError, RunError
-from foedus.runs import RunFolder, list_runs
+from foedus.runs import ABSENT, RunFolder, list_runs
 from foedus.study import load_study
+from foedus.supervise import lives
 from foedus.traffic import ASKED_FILE, Asked
-from server.control import Control
+from server.control import Control, key_bytes
 from server.home import Home
 
 ENGINE = "superlink"
@@ -22,6 +23,7 @@ ATTEMPTS = 5
 """Times a run is submitted again after its process was killed, before it counts as failed."""
 LOOK_S = 1.0
 DONE = ("finished", "failed", "stopped")
+STOPPED = "stopped by the coordinator; foedus resume goes on from its last round"
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,18 @@ class Sight:
     Attributes:
         status: As in run.json.
         problem: Why it failed.
+        stage: What it has come to; None before it began.
         lines: One dictionary a finished round.
+        absent: One dictionary for each exchange but the rounds' in which sites did not count.
+        served: Whether the coordinator's service runs; without it nothing goes on.
     """
 
     status: str
     problem: str | None
+    stage: str | None
     lines: list[dict[str, Any]]
+    absent: list[dict[str, Any]]
+    served: bool
 
 
 def submit(
@@ -56,10 +64,12 @@ def submit(
     study = load_study(study_file)
     describe(study.backbone, study.table)
     control = Control(home)
-    online = sum(status == "online" for _, status in control.nodes().values())
-    if online < study.federation.min_sites:
+    online = {key for key, (_, status) in control.nodes().items() if status == "online"}
+    if len(online) < study.federation.min_sites:
+        names = [n for n, request in home.approved().items() if key_bytes(request.node) not in online]
+        away = f"not signed in: {', '.join(names)}" if names else "approve more"
         needed = study.federation.min_sites
-        problem = f"{online} sites are signed in, federation.min_sites is {needed}; start more sites"
+        problem = f"{len(online)} sites are signed in, federation.min_sites is {needed}; {away}"
         raise ConfigError(str(study_file), [problem])
     run = RunFolder.create(
         home.runs.resolve(),
@@ -71,7 +81,7 @@ def submit(
     )
     if traffic is not None:
         files.write_bytes(run.path / ASKED_FILE, traffic.model_dump_json().encode())
-    _start(control, run, attempts=0)
+    _submit(control, run)
     return run
 
 
@@ -86,7 +96,7 @@ def resume(home: Home, run: RunFolder) -> None:
         raise RunError(f"run '{run.run_id}' is finished; there is nothing to resume.")
     if not _ended(control, state):
         raise RunError(f"run '{run.run_id}' is still running; see it with foedus watch.")
-    _start(control, run, attempts=0)
+    _submit(control, run)
 
 
 def stop(home: Home, run: RunFolder) -> None:
@@ -96,10 +106,12 @@ def stop(home: Home, run: RunFolder) -> None:
         RunError: If it is not running.
     """
     state, control = run.state(), Control(home)
-    if state["status"] in DONE or _ended(control, state):
-        raise RunError(f"run '{run.run_id}' is not running.")
-    run.set_state("stopped", problem="stopped by the coordinator; foedus resume goes on from its last round")
-    control.stop(int(state["number"]))
+    if state["status"] in DONE:
+        raise RunError(f"run '{run.run_id}' is not running: it is {state['status']}.")
+    run.set_state("stopped", problem=STOPPED)
+    if not _ended(control, state):
+        control.stop(int(state["number"]))
+    run.set_state("stopped", problem=STOPPED)  # its process may have written in between
 
 
 def look_after(home: Home) -> None:
@@ -132,7 +144,14 @@ def watch(run: RunFolder) -> Iterator[Sight]:
     before: Sight | None = None
     while True:
         state = run.state()
-        sight = Sight(str(state["status"]), state.get("problem"), run.rounds())
+        sight = Sight(
+            status=str(state["status"]),
+            problem=state.get("problem"),
+            stage=state.get("stage"),
+            lines=run.rounds(),
+            absent=_absent(run),
+            served=lives(run.path.parent.parent / "logs"),
+        )
         if sight != before:
             yield sight
             before = sight
@@ -147,19 +166,36 @@ def verdict(sight: Sight) -> Literal[0, 1]:
 
 
 def _start(control: Control, run: RunFolder, *, attempts: int) -> None:
-    run.set_state("running", attempts=attempts, problem=None)
+    run.set_state("running", attempts=attempts, problem=None, stage=None)
     run.set_state("running", number=control.start(run.path, version=__version__))
+
+
+def _submit(control: Control, run: RunFolder) -> None:
+    """As a user asks; until the server has it, it has no number, so that `look_after` leaves it alone."""
+    run.set_state("running", number=None)
+    try:
+        _start(control, run, attempts=0)
+    except RunError as error:
+        run.set_state("failed", problem=f"it could not be submitted: {error}")
+        raise
+
+
+def _absent(run: RunFolder) -> list[dict[str, Any]]:
+    try:
+        return run.events(ABSENT)
+    except RunError:  # a line is being written; it is whole at the next look
+        return []
 
 
 def _is_ours(run: RunFolder) -> bool:
     state = run.state()
-    return state.get("engine") == ENGINE and state["status"] == "running" and "number" in state
+    return state.get("engine") == ENGINE and state["status"] == "running" and state.get("number") is not None
 
 
 def _ended(control: Control, state: dict[str, Any]) -> bool:
     """Whether Flower knows the run's process to be gone."""
     try:
-        status, _ = control.runs().get(int(state.get("number", 0)), ("finished:unknown", ""))
+        status, _ = control.runs().get(int(state.get("number") or 0), ("finished:unknown", ""))
     except httpx.HTTPError:
         return False
     return status.startswith("finished")

@@ -33,6 +33,8 @@ from server.summing import Listener, PlainSums, Sums
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Note = Callable[[str, Mapping[str, str]], None]
+AWAY = "it is approved and not signed in; foedus site check at the site says why"
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Federation:
         n_train: Training examples of all sites together; set with the standardiser.
         balance: What each group's examples count in training, as it travels; empty unless the study asks.
         sums: How totals are learnt.
+        note: Told of every exchange in which sites did not count: what it was, and why of each; rounds of
+            training have that in their own line.
     """
 
     grid: Grid
@@ -64,10 +68,17 @@ class Federation:
     n_train: int = 0
     balance: str = ""
     sums: Sums = field(default_factory=PlainSums)
+    note: Note = lambda what, rejected: None
 
     @classmethod
     def enlist(
-        cls, grid: Grid, study: Study, run_id: str, *, approved: Mapping[int, str] | None = None
+        cls,
+        grid: Grid,
+        study: Study,
+        run_id: str,
+        *,
+        approved: Mapping[int, str] | None = None,
+        note: Note | None = None,
     ) -> "Federation":
         """Ask every node on the grid whether it takes part.
 
@@ -77,6 +88,7 @@ class Federation:
             run_id: Names the run in every message.
             approved: Node id to the name it was approved under; a node may answer under no other, and one that
                 is not there does not count. None where nobody is approved.
+            note: As `Federation.note`.
 
         Raises:
             RoundError: If fewer than min_sites agree; a site that shares a name with another, or has another
@@ -86,6 +98,8 @@ class Federation:
         nodes = {node: labels.get(node, f"node-{node}") for node in sorted(grid.get_node_ids())}
         own = cache(lambda: describe(study.backbone, study.table).digest)
         federation = cls(grid, study, run_id, nodes, {}, {})
+        if note is not None:
+            federation.note = note
         new_sites = study.newcomers
         names: dict[str, str] = {}
         rosters: dict[str, Roster] = {}
@@ -103,7 +117,8 @@ class Federation:
         messages = federation.messages(records.QUERY_ENLIST, nodes)
         cohort = federation._cohort(nodes, quorum=0)
         gathered = cohort.gather(messages, accept, what="enlisting")
-        federation.refused = gathered.rejected
+        away = {name for node, name in (approved or {}).items() if node not in nodes}
+        federation.refused = gathered.rejected | dict.fromkeys(sorted(away), AWAY)
         known = {node: names[label] for node, label in nodes.items() if label in names}
         if rosters:
             roster = _common_roster(rosters)
@@ -111,6 +126,7 @@ class Federation:
             federation.refused |= {name: _another_roster(name, others[name], roster) for name in others}
             known = {node: name for node, name in known.items() if name not in others}
             federation.sums = MaskedSums(roster, lambda: federation.config({}))
+        federation.note("enlisting", federation.refused)
         federation.newcomers = {node: name for node, name in known.items() if name in new_sites}
         federation.cohort = {node: name for node, name in known.items() if name not in new_sites}
         federation._require_sites(new_sites - set(known.values()))
@@ -151,10 +167,12 @@ class Federation:
         declared = statistic.declare()
         if self.study.door.private:
             noised = self.noised(declared, release_of(statistic.name))
-            total, _ = self.sums.total(cohort, messages, noised, what=what, listen=listen)
+            total, gathered = self.sums.total(cohort, messages, noised, what=what, listen=listen)
+            self.note(what, gathered.rejected)
             return statistic.read(noising.as_declared(total, declared))
         sums = PlainSums() if newcomers else self.sums
-        total, _ = sums.total(cohort, messages, declared, what=what, listen=listen)
+        total, gathered = sums.total(cohort, messages, declared, what=what, listen=listen)
+        self.note(what, gathered.rejected)
         _require_enough(total, declared, what=what)
         return statistic.read(total)
 
@@ -188,7 +206,8 @@ class Federation:
         head = self.use(model)
         messages = self.messages(records.QUERY_REPORT, self.cohort, arrays=head.arrays())
         if self.study.door.private:
-            self.gather(messages, lambda name, reply: None, what="asking for reports")
+            gathered = self.gather(messages, lambda name, reply: None, what="asking for reports")
+            self.note("asking for reports", gathered.rejected)
             return [], {}
         kinds = ["local"] if self.study.backbone.personal == "none" else ["local", "personal"]
         evaluation = Evaluation([head] * len(kinds), detail=True, multilabel=self.study.multilabel)
@@ -203,7 +222,8 @@ class Federation:
             except DoorError as error:  # its counts are in the sum already; only its own figures are missing
                 log.warning("site '%s' is shown without figures of its own: %s", name, error)
 
-        total, _ = self.total(messages, evaluation.declare(), what="asking for reports", listen=listen)
+        total, gathered = self.total(messages, evaluation.declare(), what="asking for reports", listen=listen)
+        self.note("asking for reports", gathered.rejected)
         together = evaluation.read(total)
         metrics = {kind: row[0].metrics for kind, row in zip(kinds, together, strict=True)}
         return [released[name] for name in sorted(released)], metrics

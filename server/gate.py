@@ -17,16 +17,19 @@ import json
 import ssl
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Container, MutableMapping
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import flwr
-import flwr.supercore.corestate.sql_corestate as corestate
+import flwr.server.superlink.linkstate.linkstate_factory as states
+import flwr.supercore.sql_mixin as databases
 import uvicorn
 from fastapi import HTTPException
 from flwr.common.event_log_plugin import EventLogWriterPlugin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.supercore.event_log.typing import Actor, Event, LogEntry
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
 from flwr.superlink.main import create_app
@@ -36,18 +39,21 @@ from foedus import pki
 from foedus.enrolment import VERSIONS
 from server.callers import ANSWER_MB, KEY_HEADER, Allowance, Approved, is_long, posing
 from server.home import SECRET, TOKENS, Home, read_tokens
+from server.replies import WholeReplies
 from server.roles import holder, may
+from server.turns import App, Scope, Turns
 
 PRIVATE_NAMES = (
     "flwr.superlink.cli.flower_superlink:SuperLinkLifespan",
     "flwr.superlink.cli.flower_superlink:_parse_superlink_lifespan_config",
     "flwr.superlink.main:create_app",
-    "flwr.supercore.corestate.sql_corestate:OBJECT_PUSH_SESSION_TTL_SECONDS",
+    "flwr.server.superlink.linkstate.linkstate_factory:SqlLinkState",
+    "flwr.supercore.sql_mixin:SQLITE_PRAGMAS",
     "flwr.superlink.routers.fleet.middlewares:FleetEventLogMiddleware",
     "flwr.superlink.routers.fleet.node_auth:NodeAuthMiddleware",
 )
-UPLOAD_S = 60
-"""How long the server waits for the next part (5 MiB) of an answer before it counts as lost; Flower's own is 180 s."""
+SMALL = {"cache_size": "-4000", "mmap_size": "0"}
+"""SQLite: kB of pages that a connection keeps, and bytes of the file that are mapped; Flower has 64 MB and 256 MB."""
 FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
 NOTED = frozenset(
     {
@@ -57,9 +63,6 @@ NOTED = frozenset(
 )
 """Calls that change who takes part or what runs; of the others only failures are logged."""
 WHO = "foedus-who"
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
 
 class AuditLog(EventLogWriterPlugin):
@@ -127,6 +130,7 @@ def public_side(app: App, approved: Container[bytes]) -> App:
         approved: Keys of the sites that may sign in, as their calls show them.
     """
     versions = {"foedus": foedus.__version__, "flwr": flwr.__version__}
+    fleet = Turns(app, _refuse)
 
     async def answer(scope: Scope, receive: Any, send: Any) -> None:
         path, headers = scope.get("path", ""), dict(scope.get("headers", ()))
@@ -141,7 +145,7 @@ def public_side(app: App, approved: Container[bytes]) -> App:
         elif is_long(headers):
             await _refuse(send, 413, "too long")
         else:
-            await app(scope, receive, send)
+            await fleet(scope, receive, send)
 
     return answer
 
@@ -207,8 +211,8 @@ def main() -> None:
     home = Home.open(given.home)
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
-    replaced: Any = corestate
-    replaced.OBJECT_PUSH_SESSION_TTL_SECONDS = UPLOAD_S
+    _replace(states, "SqlLinkState", WholeReplies)
+    _replace(databases, "SQLITE_PRAGMAS", tuple({**dict(SQLITE_PRAGMAS), **SMALL}.items()))
     log = AuditLog(home.folder / "audit.jsonl", most_mb=int(home.settings.get("max_answer_mb", ANSWER_MB)))
     config = dataclasses.replace(
         config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True
@@ -237,6 +241,11 @@ def newest_tls(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) ->
     context = default()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+def _replace(module: ModuleType, name: str, value: Any) -> None:
+    """Have Flower use ours."""
+    setattr(module, name, value)
 
 
 async def _serve(servers: list[uvicorn.Server]) -> None:

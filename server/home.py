@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,13 @@ from foedus import files, pki
 from foedus.enrolment import Kit, Request
 from foedus.errors import ConfigError, DoorError, RunError
 from foedus.secure.roster import MIN_SITES, Roster
+from foedus.study import NAME
 from server.roles import Role
 
 SETTINGS, IDENTITY, TOKENS, SECRET = "coordinator.json", "identity.key", "tokens.json", "executor.secret"
 NODES = "nodes.json"
+HOST = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+"""A host's name or IPv4 address, with no scheme and no port."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,20 @@ class Home:
             control_port: Of its private side, on this machine only.
 
         Raises:
+            ConfigError: If a name, the host or the ports cannot be.
             RunError: If there is a coordinator already, or the folder cannot be written.
         """
         home = cls(folder)
         if (folder / SETTINGS).exists():
             raise RunError(f"{folder} is a coordinator already; choose another folder, or go on with it.")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if problems := list(_impossible(name=name, host=host, port=port, control_port=control_port)):
+            raise ConfigError("coordinator init", problems)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise RunError(
+                f"{folder} cannot be made ({error.strerror}); choose another with --home."
+            ) from None
         with suppress(PermissionError):  # a volume of somebody else's: its owner decides
             folder.chmod(0o700)  # it may have been there, open to all
         pki.create_authority(home.pki, name=f"{name} federation")
@@ -131,11 +143,9 @@ class Home:
         """
         request.check()
         for name, known in self.approved().items():
-            same = {"identity": request.identity == known.identity, "key": request.node == known.node}
-            if name != request.site and any(same.values()):
-                what = next(kind for kind, found in same.items() if found)
+            if name != request.site and (request.identity == known.identity or request.node == known.node):
                 raise DoorError(
-                    f"site '{name}' has the same {what}; each site makes its own with foedus site init"
+                    f"site '{name}' has the same key; each site makes its own with foedus site init"
                 )
         before = self.approved().get(request.site)
         if before is not None and before.fingerprint() != request.fingerprint() and not replace:
@@ -203,6 +213,16 @@ class Home:
     def _write_kits(self) -> None:
         for site in self.approved():
             files.write_bytes(self.kit_file(site), self.kit(site).encode().encode())
+
+
+def _impossible(*, name: str, host: str, port: int, control_port: int) -> Iterator[str]:
+    """What of a new coordinator could not be in its kits or its certificate."""
+    if re.fullmatch(NAME, name) is None:
+        yield f"--name '{name}' is not a name; up to 64 letters, digits, dots, hyphens and underscores"
+    if re.fullmatch(HOST, host) is None:
+        yield f"--host '{host}' is not a host; give a name or address alone, as federation.example.org"
+    if port == control_port:
+        yield f"--port and --control-port are both {port}; choose two"
 
 
 def read_nodes(path: Path) -> dict[int, str]:

@@ -11,11 +11,17 @@ from foedus.runs import RunFolder
 from foedus.statistic import Arrays
 from foedus.study import Study
 from foedus.traffic import ASKED_FILE, SUM_FILE, Asked, Traffic
-from server.federation import Federation
+from server.federation import Federation, Note
 
 
 def pool(
-    grid: Grid, study: Study, run_id: str, asked: Asked, *, approved: Mapping[int, str] | None = None
+    grid: Grid,
+    study: Study,
+    run_id: str,
+    asked: Asked,
+    *,
+    approved: Mapping[int, str] | None = None,
+    note: Note | None = None,
 ) -> Arrays:
     """The sum of the sites' journals, through the study's own door.
 
@@ -25,18 +31,20 @@ def pool(
         run_id: Names the question.
         asked: Version, window and groups.
         approved: Node id to the name it was approved under.
+        note: As `Federation.note`.
 
     Raises:
         DoorError: If the study is private.
         RoundError: If too few sites answer, or fewer than `asked.fewest` records are behind the sum.
     """
     require_not_private(study)
-    federation = Federation.enlist(grid, study, run_id, approved=approved)
+    federation = Federation.enlist(grid, study, run_id, approved=approved, note=note)
     traffic = Traffic(asked, study, dim=describe(study.backbone, study.table).dim)
     messages = federation.messages(
         records.QUERY_TRAFFIC, federation.cohort, config={records.SETTINGS: asked.model_dump_json()}
     )
-    total, _ = federation.total(messages, traffic.declare(), what="asking for traffic")
+    total, gathered = federation.total(messages, traffic.declare(), what="asking for traffic")
+    federation.note("asking for traffic", gathered.rejected)
     return total
 
 
@@ -56,6 +64,6 @@ def require_not_private(study: Study) -> None:
 def conduct_pool(grid: Grid, run: RunFolder, *, approved: Mapping[int, str] | None = None) -> None:
     """The question in a run folder, and its answer beside it."""
     asked = Asked.from_json((run.path / ASKED_FILE).read_text(encoding="utf-8"))
-    total = pool(grid, run.study(), run.run_id, asked, approved=approved)
+    total = pool(grid, run.study(), run.run_id, asked, approved=approved, note=run.note_absent)
     files.write_arrays(run.path / SUM_FILE, total)
     run.log("traffic", version=asked.version, day=None if asked.day is None else str(asked.day))

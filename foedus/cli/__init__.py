@@ -98,6 +98,10 @@ def main() -> None:
             print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}))
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a folder that is a file, rights that are missing: whatever was not foreseen
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             print(stopped(sys.argv[1:]), file=sys.stderr)

@@ -1,12 +1,19 @@
 """foedus coordinator: set up a federation, let sites in, keep its server running."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
-from foedus.cli.output import JsonOption, console, print_json
+from foedus.cli.output import JsonOption, console, print_json, say
+
+if TYPE_CHECKING:
+    from foedus.enrolment import Request
+    from server.home import Home
 
 app = typer.Typer(help="The coordinator: set up a federation and let sites in.", no_args_is_help=True)
 HomeOption = Annotated[Path, typer.Option("--home", help="The coordinator's folder.")]
@@ -36,8 +43,9 @@ def init(
     from server.home import Home
 
     Home.create(home, name=name, host=host, port=port, control_port=control_port)
-    console.print(f"{home} is ready. Its tokens and keys are for this machine only.")
-    console.print(f"Next: foedus coordinator up --home {home}")
+    say(f"{home} is ready. Its tokens and keys are for this machine only.")
+    say(f"Next: foedus coordinator up --home {home}, and keep it running")
+    say(f"Then, with the sites' requests: foedus coordinator approve NAME.request.json ... --home {home}")
 
 
 @app.command("approve")
@@ -45,25 +53,23 @@ def approve(
     requests: Annotated[list[Path], typer.Argument(help="The sites' NAME.request.json files.")],
     replace: Annotated[bool, typer.Option("--replace", help="A site made new keys.")] = False,
     home: HomeOption = HOME,
+    as_json: JsonOption = False,
 ) -> None:
     """Let sites join. Compare each fingerprint with the site's administrator first.
 
     Example: foedus coordinator approve north.request.json south.request.json east.request.json
     """
-    from foedus.enrolment import Request
     from server.home import Home
 
     opened = Home.open(home)
-    for path in requests:
-        request = Request.decode(_read(path))
+    read = [_read_request(path) for path in requests]
+    before = _kits(opened)
+    for request in read:
         opened.approve(request, replace=replace)
-        console.print(f"approved {request.site}: {request.fingerprint()}")
-    for name in opened.approved():
-        console.print(f"kit for {name}: {opened.kit_file(name)}")
-    one = next(iter(opened.approved()))
-    console.print(f"Fingerprint of the kits, to read to every site: [bold]{opened.kit(one).fingerprint()}")
-    if opened.roster() is None:
-        console.print("Secure sums need three sites; approve more, then send the kits that are made then.")
+        if not as_json:
+            say(f"approved {request.site}: {request.fingerprint()}")
+            _print_versions(request)
+    _show_kits(opened, before, as_json=as_json)
 
 
 @app.command("revoke")
@@ -75,8 +81,11 @@ def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home:
     from server.home import Home
 
     opened = Home.open(home)
+    before = _kits(opened)
     opened.revoke(site)
-    console.print(f"{site} can no longer sign in. Send the others their kits from {opened.folder / 'kits'}.")
+    say(f"{site} can no longer sign in; a running server shuts it out within seconds.")
+    if opened.approved():
+        _show_kits(opened, before, as_json=False)
 
 
 @app.command("roster")
@@ -92,8 +101,9 @@ def roster(home: HomeOption = HOME, as_json: JsonOption = False) -> None:
     opened = Home.open(home)
     try:
         nodes = Control(opened, role="auditor").nodes()
-    except RunError:
+    except RunError as error:
         nodes = {}
+        print(f"who is signed in is not known: {error}", file=sys.stderr)
     rows = [
         {
             "site": name,
@@ -107,7 +117,10 @@ def roster(home: HomeOption = HOME, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("site", "status", "fingerprint", "foedus", "flwr")
+    if not rows:
+        say("no site is approved yet; foedus coordinator approve NAME.request.json")
+        return
+    table = Table("site", "status", Column("fingerprint", overflow="fold"), "foedus", "flwr")
     for row in rows:
         table.add_row(row["site"], row["status"], row["fingerprint"], row["foedus"], row["flwr"])
     console.print(table)
@@ -136,16 +149,19 @@ def up(
     opened = Home.open(home)
     left = pki.days_left(opened.pki / pki.SERVER_CERTIFICATE)
     if left < 30:
-        console.print(
-            f"[yellow]the server's certificate expires in {left} days; run foedus coordinator renew"
-        )
-    supervisor, duties = service(opened, listen=listen)
-    console.print(
-        f"sites connect to {opened.address}; logs are in {opened.folder / 'logs'}; stop with ctrl-C"
-    )
-    with monitoring(opened, metrics=metrics, health=health, restarts=supervisor.restarts) as places:
+        when = f"expires in {left} days" if left >= 0 else "has expired: no site will connect"
+        say(f"[yellow]the server's certificate {when}; run foedus coordinator renew --home {home}")
+
+    def tell(line: str) -> None:
+        say(escape(line))
+
+    with (
+        service(opened, listen=listen, say=tell) as (supervisor, duties),
+        monitoring(opened, metrics=metrics, health=health, restarts=supervisor.restarts) as places,
+    ):
+        tell(f"sites connect to {opened.address}; logs are in {opened.folder / 'logs'}; stop with ctrl-C")
         for name, place in places.items():
-            console.print(f"{name}: {place}")
+            tell(f"{name}: {place}")
         supervisor.run(meanwhile=duties)
 
 
@@ -161,15 +177,43 @@ def renew(home: HomeOption = HOME) -> None:
     opened = Home.open(home)
     hosts = [opened.settings["host"], "localhost", "127.0.0.1", "::1"]
     pki.create_server_certificate(opened.pki, hosts=hosts)
-    console.print("renewed; start foedus coordinator up again")
+    say("renewed; start foedus coordinator up again")
 
 
-def _read(path: Path) -> str:
-    from foedus.errors import ConfigError
+def _kits(home: "Home") -> dict[str, str]:
+    """Fingerprint of each approved site's kit."""
+    return {name: home.kit(name).fingerprint() for name in home.approved()}
 
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        raise ConfigError(
-            str(path), ["it cannot be read as a request; ask the site to send it again"]
-        ) from None
+
+def _print_versions(request: "Request") -> None:
+    from importlib.metadata import version
+
+    for name, there in (("foedus", request.foedus), ("flwr", request.flwr)):
+        if there != (here := version(name)):
+            say(f"[yellow]{request.site} has {name} {there}, this coordinator {here}; install the same")
+
+
+def _show_kits(home: "Home", before: Mapping[str, str], *, as_json: bool) -> None:
+    """Where the kits are, their fingerprint, who needs a new one, and what comes next."""
+    now = _kits(home)
+    again = sorted(name for name, found in before.items() if now.get(name, found) != found)
+    fingerprint = next(iter(now.values()))
+    if as_json:
+        kits = {name: str(home.kit_file(name)) for name in now}
+        print_json({"kits": kits, "fingerprint": fingerprint, "join_again": again})
+        return
+    for name in now:
+        say(f"kit for {name}: {home.kit_file(name)}")
+    say(f"Fingerprint of the kits, to read to every site: [bold]{fingerprint}")
+    if home.roster() is None:
+        say("Secure sums need three sites; approve more, then send the kits that are made then.")
+        return
+    if again:
+        say(f"The roster changed. Who joined before joins again with the new kit: {', '.join(again)}")
+    say("Next, at each site: foedus site join NAME.kit.json --folder FOLDER --fingerprint ...")
+
+
+def _read_request(path: Path) -> "Request":
+    from foedus.enrolment import Request
+
+    return Request.read(path, hint="give the NAME.request.json that foedus site init made")

@@ -15,11 +15,15 @@ DEFAULTS = {
     "GRPC_ENABLE_FORK_SUPPORT": "0",  # a forked child of ours becomes another program at once
 }
 """One thread a process and no spinning: two threads beside a busy neighbour are slower than one."""
+LOOPBACK = "127.0.0.1,localhost,::1"
 
 
 def prepare() -> None:
     """Set what the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy for the way out must not be asked for this machine itself
+        given = os.environ.get(name)
+        os.environ[name] = f"{given},{LOOPBACK}" if given else LOOPBACK
     if "FOEDUS_ALLOW_HUB" not in os.environ:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

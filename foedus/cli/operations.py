@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from foedus.cli.approve import PASSPHRASE
 from foedus.cli.coordinator import HOME, HomeOption
-from foedus.cli.output import console
+from foedus.cli.output import JsonOption, print_json, say
 
 
 def coordinator_health(
@@ -17,6 +18,7 @@ def coordinator_health(
         str | None, typer.Option("--address", help="host:port, if up was given another with --health.")
     ] = None,
     home: HomeOption = HOME,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask a running coordinator whether it can work. Exit code 1 if it cannot, or nobody answers.
 
@@ -28,27 +30,47 @@ def coordinator_health(
 
     place = address or default_health(Home.open(home))
     found = ask(place)
-    console.print(f"{place}: {found}")
+    if as_json:
+        print_json({"address": place, "status": found})
+    else:
+        say(f"{place}: {found}")
     if found != "SERVING":
-        console.print(f"Why is in {home / 'logs'}, and in what foedus -v coordinator up prints.")
+        if not as_json:
+            say(f"Why is in {home / 'logs'}, and in what foedus -v coordinator up prints.")
         raise typer.Exit(1)
 
 
-def site_health(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
-    """Say whether this site's service runs. Nothing leaves. Exit code 1 if it does not.
+def site_health(
+    folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether this site's service runs, and what it last knew of the coordinator. Nothing leaves.
+
+    Exit code 1 if it does not run; whether the coordinator lets it in is not its own doing.
 
     Example: foedus site health /srv/foedus/north
     """
-    from clients.membership import Membership
+    from clients.membership import STATUS, Membership
+    from foedus import files
+    from foedus.site import load_site
     from foedus.supervise import problems
 
-    logs = Membership(folder).node / "logs"
-    found = problems(logs)
-    for problem in found:
-        console.print(f"[red]{problem}[/]; logs are in {logs}")
+    load_site(folder)
+    site = Membership(folder)
+    found = problems(site.node / "logs")
+    status = files.read_json(site.node / STATUS) if not found and (site.node / STATUS).exists() else None
+    if as_json:
+        print_json({"runs": not found, "problems": found, "node": status})
+    else:
+        for problem in found:
+            say(f"[red]{problem}[/]; logs are in {site.node / 'logs'}")
+        if not found:
+            state = (
+                ": ".join(status[key] for key in ("state", "reason") if status[key]) if status else "starting"
+            )
+            say(f"the site's service runs; {escape(state)}")
     if found:
         raise typer.Exit(1)
-    console.print("the site's service runs")
 
 
 def backup(
@@ -63,7 +85,7 @@ def backup(
     from server.home import Home
 
     count = write(Home.open(home), file, passphrase=_passphrase(confirm=True))
-    console.print(f"{file}: {count} files. Without the passphrase it cannot be read; keep them apart.")
+    say(f"{file}: {count} files. Without the passphrase it cannot be read; keep them apart.")
 
 
 def restore(
@@ -77,8 +99,8 @@ def restore(
     from server.backup import restore as read
 
     read(file, home, passphrase=_passphrase(confirm=False))
-    console.print(f"{home} is restored. The coordinator it was taken from must not run any more.")
-    console.print(f"Next: foedus coordinator up --home {home}")
+    say(f"{home} is restored. The coordinator it was taken from must not run any more.")
+    say(f"Next: foedus coordinator up --home {home}")
 
 
 def _passphrase(*, confirm: bool) -> str:

@@ -15,6 +15,8 @@ from rich.table import Table
 console = Console()
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 STAGES = {
+    "submitted": "Waiting for the server",
+    "asked": "Asking sites",
     "enlist": "Opening sites",
     "start": "One-round start",
     "rounds": "Rounds",
@@ -22,6 +24,11 @@ STAGES = {
     "fewshot": "Few-shot episodes",
     "audit": "Audit",
 }
+
+
+def say(text: str) -> None:
+    """A line that is not broken however long it is, so that a command in it can be copied."""
+    console.print(text, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

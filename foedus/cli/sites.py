@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from foedus.cli.output import JsonOption, console, print_json
+from foedus.cli.output import JsonOption, console, print_json, say
 
 app = typer.Typer(help="A site: check its data, join a federation, take part.", no_args_is_help=True)
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -33,12 +33,14 @@ def check(
     Example: foedus site check sites/cleveland --study study.toml
     """
     from clients.membership import Membership
-    from clients.reach import connection_rows, machine_rows
+    from clients.reach import backbone_row, connection_rows, machine_rows
     from foedus.data import check_site
     from foedus.study import load_study
 
-    report = check_site(folder, load_study(study) if study else None)
-    around = [*machine_rows(folder), *connection_rows(Membership(folder))] if folder.is_dir() else []
+    wanted = load_study(study) if study else None
+    report = check_site(folder, wanted)
+    around = [backbone_row(wanted)] if wanted else []
+    around += [*machine_rows(folder), *connection_rows(Membership(folder))] if folder.is_dir() else []
     report = replace(report, rows=[*report.rows, *around])
     if as_json:
         print_json(report.to_dict())
@@ -83,7 +85,7 @@ def policy(
         else f"[service]: sums over blocks of {service.min_records} records or more, noted in '{service.journal}', "
         "may be part of sums of several sites"
     )
-    console.print(escape(pooled), soft_wrap=True)
+    say(escape(pooled))
 
 
 @app.command("ledger")
@@ -107,7 +109,10 @@ def _shown(value: object) -> str:
 
 
 @app.command("init")
-def init(folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder with the site.toml.")],
+    as_json: JsonOption = False,
+) -> None:
     """Make this site's keys, which never leave it, and the request to join.
 
     Example: foedus site init /srv/foedus/north
@@ -118,12 +123,12 @@ def init(folder: Annotated[Path, typer.Argument(help="The folder with the site.t
     request = Membership(folder).request()
     path = folder / f"{request.site}.request.json"
     files.write_bytes(path, request.encode().encode())
-    console.print(
-        f"Send {path} to the coordinator, and read it this fingerprint: [bold]{request.fingerprint()}"
-    )
-    console.print(
-        f"Next, with the kit that comes back: foedus site join KIT --folder {folder} --fingerprint ..."
-    )
+    fingerprint = request.fingerprint()
+    if as_json:
+        print_json({"site": request.site, "request": str(path), "fingerprint": fingerprint})
+        return
+    say(f"Send {path} to the coordinator, and read it this fingerprint: [bold]{fingerprint}")
+    say(f"Next, with the kit that comes back: foedus site join KIT --folder {folder} --fingerprint ...")
 
 
 @app.command("join")
@@ -138,23 +143,26 @@ def join(
     """
     from clients.membership import Membership
     from foedus.enrolment import Kit
-    from foedus.errors import ConfigError
+    from foedus.supervise import lives
 
-    try:
-        text = kit.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        raise ConfigError(
-            str(kit), ["it cannot be read as a kit; ask the coordinator to send it again"]
-        ) from None
-    found = Kit.decode(text)
-    Membership(folder).join(found, fingerprint=fingerprint)
+    site, hint = Membership(folder), "give the NAME.kit.json that the coordinator sent, or ask for it again"
+    found = Kit.read(kit, hint=hint)
+    runs = lives(site.node / "logs")
+    moved = runs and (site.kit().address, site.kit().certificate) != (found.address, found.certificate)
+    site.join(found, fingerprint=fingerprint)
     names = (
         ", ".join(sorted(found.roster.sites))
         if found.roster
         else "not yet known: secure sums need three sites"
     )
-    console.print(f"joined '{found.coordinator}' at {found.address}; sites of its secure sums: {names}")
-    console.print(f"Next: foedus site start {folder}")
+    say(f"joined '{found.coordinator}' at {found.address}; sites of its secure sums: {names}")
+    if runs and not moved:
+        say("foedus site start, which runs, goes on with this kit.")
+    else:
+        again = (
+            " again: the coordinator has another address or authority" if moved else ", and keep it running"
+        )
+        say(f"Next: foedus site start {folder}{again}")
 
 
 @app.command("start")
@@ -167,5 +175,5 @@ def start(folder: Annotated[Path, typer.Argument(help="The folder with the site.
     from clients.service import Watcher, service
 
     with service(folder) as supervisor:
-        console.print(f"taking part; logs are in {folder / FOLDER / 'logs'}; stop with ctrl-C")
-        supervisor.run(meanwhile=Watcher(folder, lambda line: console.print(line, markup=False)))
+        say(f"taking part; logs are in {folder / FOLDER / 'logs'}; stop with ctrl-C")
+        supervisor.run(meanwhile=Watcher(folder, lambda line: say(escape(line))))

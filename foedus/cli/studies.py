@@ -78,15 +78,17 @@ def resume(
     from foedus import simulation
     from foedus.runs import find_run
 
-    folder = find_run(runs if home is None else home / "runs", run)
     if home is not None:
         from foedus.cli.federation import follow
         from server import conducting
         from server.home import Home
 
-        conducting.resume(Home.open(home), folder)
+        opened = Home.open(home)
+        folder = find_run(opened.runs, run)
+        conducting.resume(opened, folder)
         follow(folder, as_json=as_json)
         return
+    folder = find_run(runs, run)
     with progress(folder.study().study.name) as shown:
         simulation.resume(folder, stage=shown)
     show(folder.path, as_json=as_json)

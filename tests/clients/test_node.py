@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import NodeStateFactory
 
 from clients import node
-from clients.membership import STATUS, Membership
+from clients.membership import EGRESS, STATUS, Membership
 from clients.service import Watcher, service
 from foedus import files, records
 from foedus.errors import ConfigError, RunError
@@ -76,7 +76,7 @@ def test_an_answer_that_leaks_is_replaced_in_flowers_own_state_and_noted(site: M
     bad = pushed(site, RecordDict({records.ARRAYS: leak, "patients": leak}))
     assert bad.has_error()
     assert "egress check refused" in bad.error.reason
-    lines = [json.loads(line) for line in (site.node / node.EGRESS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (site.node / EGRESS).read_text().splitlines()]
     assert [line["withheld"] for line in lines] == [None, "it holds a record that the protocol does not know"]
     assert [(line["type"], line["bytes"] > 0) for line in lines] == [("train", True)] * 2
 
@@ -97,6 +97,16 @@ def test_the_site_says_what_its_node_found(site: Membership) -> None:
     node.tell(site, "signed in", None)
     watcher()
     assert said == ["not signed in: its key is not approved", "signed in"]
+
+
+def test_the_site_says_what_it_refused(site: Membership) -> None:
+    (site.node / EGRESS).write_text('{"withheld": null, "refused": "old"}\n')
+    said: list[str] = []
+    watcher = Watcher(site.folder, said.append)
+    pushed(site, RecordDict({"patients": records.to_record({"weight": np.ones(2, np.float32)})}))
+    watcher()
+    watcher()
+    assert said == ["refused: it holds a record that the protocol does not know"]
 
 
 def test_an_old_status_is_not_said_again(site: Membership) -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import ssl
 import threading
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from clients import reach
 from clients.membership import AUTHORITY, Membership
-from clients.reach import connection_rows, machine_rows
+from clients.reach import backbone_row, connection_rows, differing, machine_rows
 from clients.service import free_port
 from foedus import __version__, pki
 from foedus.data import CheckRow
+from foedus.study import load_study
 from server.home import Home
 
 SITE = '[site]\nname = "{name}"\n[data]\nkind = "table"\npath = "data.csv"\nlabel = "y"\n'
@@ -107,6 +110,19 @@ def test_another_version_is_named_before_it_hurts(joined: tuple[Home, Membership
         assert rows(site)["flwr"].status == "ok"
 
 
+def test_what_a_node_is_told_of_versions_before_it_signs_in(joined: tuple[Home, Membership]) -> None:
+    home, site = joined
+    assert differing(site) == {}
+    with coordinator(home):
+        assert differing(site) == {}
+    with coordinator(home, versions={"foedus": __version__, "flwr": "1.42.0"}):
+        [said] = differing(site).values()
+    assert said == (
+        "flwr is 1.41.0 here, 1.42.0 at the coordinator; install flwr 1.42.0 here, or ask all sites and the "
+        "coordinator to change together"
+    )
+
+
 def test_an_expired_certificate_is_explained(
     joined: tuple[Home, Membership], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,8 +152,36 @@ def test_another_authority_is_refused(joined: tuple[Home, Membership], tmp_path:
     assert "another authority than the kit's" in found.how_to_fix
 
 
-def test_a_site_that_has_not_joined_is_not_asked(tmp_path: Path) -> None:
-    (tmp_path / "site.toml").write_text(SITE.format(name="a") + 'device = "cuda"\n')
+def test_a_site_that_has_not_joined_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.toml").write_text('device = "cuda:1"\n' + SITE.format(name="a"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert list(connection_rows(Membership(tmp_path))) == []
     found = {row.check: row for row in machine_rows(tmp_path)}
     assert found["disk"].found.endswith("GB free")
+    assert found["packages"].status == "ok"
+    assert (found["device"].status, found["device"].found) == ("fail", "cuda:1, but torch sees 1 GPU")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("numpy<1", r"numpy \d.* is not <1"),
+        ("no-such-package", "no-such-package is missing"),
+        ('x; extra == "y"', None),
+    ],
+)
+def test_packages_that_do_not_fit_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, problem: str | None
+) -> None:
+    monkeypatch.setattr(reach, "requires", lambda name: [line, "numpy"])
+    row = next(row for row in machine_rows(tmp_path) if row.check == "packages")
+    assert (row.status == "ok") is (problem is None)
+    assert problem is None or re.fullmatch(problem, row.found)
+
+
+def test_a_backbone_that_is_not_here_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(
+        '[study]\nname = "x"\nclasses = ["a", "b"]\n[backbone]\nsource = "bundled:nowhere"\n'
+    )
+    row = backbone_row(load_study(tmp_path / "study.toml"))
+    assert (row.status, "is not bundled" in row.found) == ("fail", True)

@@ -1,5 +1,7 @@
 """Joining a federation: every document that was altered, mixed up or taken from another is refused."""
 
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clients.membership import Membership
+from clients.service import free_port
 from foedus import pki
 from foedus.door import KEYS_FOLDER
 from foedus.enrolment import Kit, Request
@@ -16,6 +19,7 @@ from foedus.errors import ConfigError, DoorError, RunError, SecureSumError
 from foedus.secure.keystore import Keystore
 from server.home import Home
 from server.roles import MAY, holder, may
+from server.service import require_port, service
 
 SITE = '[site]\nname = "{name}"\n[data]\nkind = "table"\npath = "data.csv"\nlabel = "y"\n'
 
@@ -39,7 +43,7 @@ def test_a_site_joins_with_the_kit_that_answers_its_request(home: Home, tmp_path
     kits = [Kit.decode(home.kit_file(name).read_text()) for name in ("a", "b", "c")]
     assert len({kit.fingerprint() for kit in kits}) == 1
     for one, kit in zip(sites, kits, strict=True):
-        one.join(kit, fingerprint=kit.fingerprint().upper())
+        one.join(kit, fingerprint=kit.fingerprint().upper().replace("-", " "))
     assert sites[0].kit().roster is not None
     assert (sites[0].node / pki.NODE_KEY).stat().st_mode & 0o077 == 0
 
@@ -76,6 +80,9 @@ def test_a_request_without_its_key_or_under_anothers_name_is_refused(home: Home,
     copied = b.request().model_copy(update={"identity": imposter.identity})
     with pytest.raises(SecureSumError):
         home.approve(copied)
+    (b.node / pki.NODE_KEY).write_bytes((site(tmp_path / "elsewhere", "a").node / pki.NODE_KEY).read_bytes())
+    with pytest.raises(DoorError, match="site 'a' has the same key"):
+        home.approve(b.request())
 
 
 def test_a_revoked_site_leaves_the_roster_and_loses_its_kit(home: Home, tmp_path: Path) -> None:
@@ -102,6 +109,49 @@ def test_a_coordinator_is_made_once_and_its_secrets_are_its_own(home: Home) -> N
     assert pki.days_left(home.pki / pki.SERVER_CERTIFICATE) > 390
     with pytest.raises(ConfigError, match="is no coordinator's folder"):
         Home.open(home.folder / "pki")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"name": "my fed/x"}, "--name 'my fed/x' is not a name"),
+        ({"host": "https://x.org"}, "--host 'https://x.org' is not a host"),
+        ({"host": "x.org:9443"}, "give a name or address alone"),
+        ({"control_port": 9443}, "are both 9443; choose two"),
+    ],
+)
+def test_a_coordinator_that_no_site_could_join_is_not_made(
+    tmp_path: Path, given: dict[str, Any], problem: str
+) -> None:
+    wanted: dict[str, Any] = {"name": "n" * 64, "host": "h" * 70 + ".org", "port": 9443, "control_port": 9444}
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        Home.create(tmp_path / "home", **{**wanted, **given})
+    assert not (tmp_path / "home").exists()
+    assert Home.create(tmp_path / "home", **wanted).address.endswith(".org:9443")
+
+
+def test_a_coordinator_runs_once_and_on_ports_that_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.service.PORT_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        home = Home.create(
+            tmp_path / "home", name="care", host="localhost", port=free_port(), control_port=port
+        )
+        with (
+            pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened on"),
+            service(home, listen="127.0.0.1", say=print),
+        ):
+            pass
+    with (
+        service(home, listen="127.0.0.1", say=print),
+        pytest.raises(RunError, match="runs already; stop the other foedus coordinator up"),
+        service(home, listen="127.0.0.1", say=print),
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"nowhere\.invalid:\d+ cannot be listened on"):
+        require_port("nowhere.invalid", 1)
 
 
 def test_roles_may_do_more_from_one_to_the_next_and_tokens_are_told_apart(home: Home) -> None:

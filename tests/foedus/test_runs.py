@@ -91,8 +91,10 @@ def test_runs_are_listed_and_found_by_id_or_path(run: RunFolder, tmp_path: Path)
     assert [found.run_id for found in list_runs(tmp_path / "runs")] == [run.run_id]
     assert find_run(tmp_path / "runs", run.run_id).path == run.path
     assert find_run(tmp_path, str(run.path)).path == run.path
-    with pytest.raises(RunError, match="there is no run 'nope'"):
+    with pytest.raises(RunError, match=r"there is no run 'nope' in .*; see foedus list --runs"):
         find_run(tmp_path / "runs", "nope")
+    with pytest.raises(RunError, match=f"did you mean '{run.run_id}'"):
+        find_run(tmp_path / "runs", run.run_id[:-1])
 
 
 def test_json_never_holds_nan(tmp_path: Path) -> None:

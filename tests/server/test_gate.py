@@ -75,7 +75,7 @@ def test_a_strangers_call_is_answered_before_a_byte_of_it_is_read(
     assert called(side, "/v1/fleet/push-object", content_length=str(10**9)) == 401
     monkeypatch.setattr(callers, "LOOK_S", 0.0)
     key = approved(home, tmp_path, "north")
-    assert called(side, "/v1/fleet/push-object", **{KEY: key}) == 200
+    assert called(side, "/v1/fleet/pull-messages", **{KEY: key}) == 200
     for wrong in (b"", key[:-4], b"\xff\xfe", key + key):
         assert called(side, "/v1/fleet/push-object", **{KEY: wrong}) == 401
     assert called(side, "/health") == called(side, "/foedus") == 200

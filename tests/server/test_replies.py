@@ -1,0 +1,102 @@
+"""Flower's server on disk hands out an answer when all of it has arrived, and not before."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.corestate import sql_corestate
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+
+from foedus import records
+from server.replies import WholeReplies
+
+
+class Server:
+    """The server's state, a run in it and a site that is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        database = str(folder / "state.db")
+        self.state = WholeReplies(database, NoOpFederationManager(), ObjectStoreFactory(database).store())
+        self.state.initialize()
+        self.node = self.state.create_node("site", "site", b"key", 30.0)
+        assert self.state.activate_node(self.node, 30.0)
+        self.run = self.state.create_run(
+            None, None, None, {}, NOOP_FEDERATION_ID, None, "me", TaskType.SERVER_APP
+        )
+
+    def ask(self) -> Message:
+        """A request as the site has taken it."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self.run, SUPERLINK_NODE_ID
+        content = RecordDict({records.CONFIG: ConfigRecord({"a": 1})})
+        request = Message(content, dst_node_id=self.node, message_type="train")
+        session, missing = self.begin(request)
+        self.send(request, session, missing)
+        assert self.state.get_message_ins(self.node, limit=1)
+        return request
+
+    def begin(self, message: Message) -> tuple[str, list[str]]:
+        """Announce a message, as its sender does first; the parts it has to send."""
+        message.metadata.__dict__["_message_id"] = message.object_id
+        session = self.state.start_session(self.run)
+        stored, missing = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
+        assert stored
+        return session, missing
+
+    def send(self, message: Message, session: str, parts: list[str]) -> None:
+        """Some parts of a message."""
+        objects = get_all_nested_objects(message)
+        for part in parts:
+            assert self.state.store_object(self.run, session, part, objects[part].deflate())
+
+    def answers(self, request: Message) -> list[Message]:
+        """What a run that waits for the answer is handed."""
+        return self.state.get_message_res({str(request.metadata.message_id)}, self.run)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
+
+
+def _answer(server: Server, request: Message) -> Message:
+    TaskIdentity.node_id = server.node
+    content = RecordDict({records.ARRAYS: records.to_record({"weight": np.arange(6)})})
+    return Message(content, reply_to=request)
+
+
+def test_an_answer_on_its_way_is_no_answer_yet(server: Server) -> None:
+    request = server.ask()
+    assert not server.answers(request)
+    answer = _answer(server, request)
+    session, parts = server.begin(answer)
+    assert len(parts) > 2
+    for part in parts:
+        assert not server.answers(request)
+        server.send(answer, session, [part])
+    [found] = server.answers(request)
+    assert found.metadata.message_id == answer.object_id
+    assert not server.answers(request)
+
+
+def test_one_that_was_given_up_by_its_sender_is_handed_out_as_lost(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = server.ask()
+    monkeypatch.setattr(sql_corestate, "OBJECT_PUSH_SESSION_TTL_SECONDS", -1)
+    answer = _answer(server, request)
+    server.begin(answer)
+    assert server.answers(request)
+    assert server.state.get_object(server.run, answer.object_id) is None
+
+
+def test_a_site_that_is_gone_is_said_to_be(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = server.ask()
+    server.state.acknowledge_node_heartbeat(server.node, 0.0)
+    [found] = server.answers(request)
+    assert found.error.code == ErrorCode.NODE_UNAVAILABLE

@@ -47,6 +47,7 @@ class Membership:
             SecureSumError: If the keystore can be read by others.
         """
         name = load_site(self.folder).site.name
+        self.node.parent.mkdir(mode=0o700, exist_ok=True)
         keystore = Keystore.create(self.folder / KEYS_FOLDER)
         draft = Request.build(
             site=name,

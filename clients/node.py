@@ -36,6 +36,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from clients.egress import inspected, refusal
 from clients.membership import AUTHORITY, EGRESS, LOCAL, SECRET, SITE_KEY, STATUS, Membership
 from clients.reach import clock_skew, differing, is_refused, skewed, unreachable
+from clients.silence import Silence
 from foedus import files, pki
 from foedus.errors import ConfigError
 from foedus.site import load_site
@@ -168,22 +169,30 @@ def install(site: Membership) -> None:
     pace, replies = Pace(), Replies(site.folder, flower._push_messages)
     connect = flower._init_connection
 
+    def silent(long: bool) -> None:
+        reason = (
+            f"{site.kit().address} has not answered for a while; it is asked until it does" if long else None
+        )
+        tell(site, "waiting" if long else "signed in", reason)
+
     @contextmanager
     def connected(**given: Any) -> Iterator[Any]:
         with connect(**given) as (number, receive, *rest):
             files.write_bytes(site.node / NODE_ID, str(number).encode())
             tell(site, "signed in", differing(site).get("foedus"))
-            yield number, _listening(receive, pace, replies), *rest
+            yield number, _listening(receive, pace, replies, Silence(silent)), *rest
 
     loop._init_connection = connected
     loop._push_messages = replies
     loop.time = SimpleNamespace(sleep=pace.sleep)
 
 
-def _listening(receive: Callable[[], Any], pace: Pace, replies: Replies) -> Callable[[], Any]:
+def _listening(
+    receive: Callable[[], Any], pace: Pace, replies: Replies, silence: Silence
+) -> Callable[[], Any]:
     def asked() -> Any:
         replies.left_over()
-        found = receive()
+        found = silence.during(receive)
         if found is not None:
             pace.heard()
         return found

@@ -163,6 +163,7 @@ class Supervisor:
                 env=self.environment,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
+                umask=0o077,  # folders of features, reports and runs are this user's alone
             )
         self._started[name] = now
 

@@ -18,7 +18,7 @@ from flwr.supercore.constant import TaskType
 from foedus import executing
 from foedus.errors import RunError
 from server.app import NODES_KEY, RUN_KEY, app
-from server.home import NODES
+from server.home import NODES, RUNS_VARIABLE
 
 flower: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
 """The module; its package has a function of the same name."""
@@ -31,8 +31,6 @@ PRIVATE_NAMES = (
     "flwr.cli.config_utils:get_fab_metadata",
 )
 """Flower's names that are replaced or called here and are not public; a test imports each."""
-RUNS_VARIABLE = "FOEDUS_RUNS"
-"""Environment: the folder below which runs are conducted."""
 
 
 def look(content: bytes, **options: Any) -> None:

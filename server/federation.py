@@ -328,7 +328,7 @@ def _common_roster(rosters: Mapping[str, Roster]) -> Roster:
 def _another_roster(name: str, found: Roster, common: Roster) -> str:
     return (
         f"site '{name}' has another roster ({found.fingerprint()}) than the others ({common.fingerprint()}); "
-        "pin the same at all"
+        "join there again with the coordinator's newest kit"
     )
 
 

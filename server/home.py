@@ -21,6 +21,8 @@ from server.roles import Role
 
 SETTINGS, IDENTITY, TOKENS, SECRET = "coordinator.json", "identity.key", "tokens.json", "executor.secret"
 NODES = "nodes.json"
+RUNS_VARIABLE = "FOEDUS_RUNS"
+"""Environment: the folder below which runs are conducted."""
 HOST = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 """A host's name or IPv4 address, with no scheme and no port."""
 

@@ -16,8 +16,7 @@ from foedus.errors import ConfigError, RunError
 from foedus.supervise import Supervisor, alone
 from server.conducting import look_after
 from server.control import Control, key_bytes
-from server.executor import RUNS_VARIABLE
-from server.home import SECRET, Home
+from server.home import RUNS_VARIABLE, SECRET, Home
 
 log = logging.getLogger(__name__)
 LOOK_S = 3.0

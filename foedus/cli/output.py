@@ -76,8 +76,9 @@ class StageProgress:
             print(f"{self.title}: {STAGES[stage].lower()}", file=sys.stderr)
 
     def stop(self) -> None:
-        """Clear the bar."""
-        self._bar.stop()
+        """Clear the bar, if one was shown."""
+        if sys.stderr.isatty():
+            self._bar.stop()
 
 
 @contextmanager

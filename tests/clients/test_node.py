@@ -1,6 +1,7 @@
 """What is around Flower's SuperNode: how often it asks, what it says, what it holds back."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.nodestate import NodeStateFactory
 
-from clients import node
+from clients import node, silence
 from clients.membership import EGRESS, STATUS, Membership
 from clients.service import Watcher, service
 from foedus import files, records
@@ -97,6 +98,19 @@ def test_the_site_says_what_its_node_found(site: Membership) -> None:
     node.tell(site, "signed in", None)
     watcher()
     assert said == ["not signed in: its key is not approved", "signed in"]
+
+
+def test_a_coordinator_that_is_silent_for_long_is_told_of_once_and_so_is_its_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(silence, "LOOK_S", 0.01)
+    monkeypatch.setattr(silence, "SILENT_S", 0.05)
+    told: list[bool] = []
+    line = silence.Silence(told.append)
+    assert line.during(lambda: "work") == "work"
+    assert told == []
+    line.during(lambda: time.sleep(0.3))
+    assert told == [True, False]
 
 
 def test_the_site_says_what_it_refused(site: Membership) -> None:

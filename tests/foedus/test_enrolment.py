@@ -45,7 +45,8 @@ def test_a_site_joins_with_the_kit_that_answers_its_request(home: Home, tmp_path
     for one, kit in zip(sites, kits, strict=True):
         one.join(kit, fingerprint=kit.fingerprint().upper().replace("-", " "))
     assert sites[0].kit().roster is not None
-    assert (sites[0].node / pki.NODE_KEY).stat().st_mode & 0o077 == 0
+    for private in (sites[0].node.parent, sites[0].node / pki.NODE_KEY):
+        assert private.stat().st_mode & 0o077 == 0
 
 
 def test_a_kit_of_another_site_a_wrong_fingerprint_or_an_altered_kit_is_refused(

@@ -12,6 +12,7 @@ from foedus import __version__, executing
 from foedus.errors import RunError
 from server import app, backup, callers, control, gate, replies, turns
 from server import executor as server_executor
+from server.home import RUNS_VARIABLE
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_the_executor_runs_the_installed_app_of_the_same_version_only() -> None:
 def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(server_executor.RUNS_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path))
     inside = {"run-folder": str(tmp_path / "a"), "more": 1}
     said = {"run-folder": str(tmp_path / "a"), "nodes-file": str(tmp_path.parent / "nodes.json")}
     assert server_executor.run_config(Path(), inside) == said

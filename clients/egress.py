@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from copy import copy
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 
@@ -27,10 +27,12 @@ WORDS = frozenset(
 )
 """Keys of a reply's configuration record."""
 LONGEST_WORD = 10_000_000
+LONGEST_NAME = 200
+"""Of a word that names something: the site, its version, its backbone's digest."""
+NAMING = frozenset({records.SITE, records.VERSION, records.BACKBONE})
 LONGEST_REASON = 1_000
 UNMASKED = frozenset({"open", "local-dp"})
 """Doors through which a contribution leaves without masks."""
-_NOTHING = Array(dtype="uint8", shape=(0,), stype=records.PACKED, data=b"")
 _OWN_ERRORS = {
     int(ErrorCode.LOAD_CLIENT_APP_EXCEPTION): (
         f"this site runs foedus {__version__} and nothing else; install the same version on both sides"
@@ -73,12 +75,15 @@ def _problems(message: Message, policy: PolicySection) -> Iterator[str]:
 
 
 def _array_problems(name: str, record: ArrayRecord, policy: PolicySection) -> Iterator[str]:
+    if records.PACKED not in record:
+        yield "something beside the arrays in their record"
+        return
     try:
         arrays = records.from_record(record)
     except ValueError:
         yield "arrays that cannot be read"
         return
-    if records.to_record(arrays)[records.PACKED].data != record.get(records.PACKED, _NOTHING).data:
+    if records.to_record(arrays)[records.PACKED].data != record[records.PACKED].data:
         yield "something beside the arrays in their record"
     if name == records.LANES and set(arrays) - {records.NARROW, records.WIDE}:
         yield "arrays beside the masked ones"
@@ -99,8 +104,12 @@ def _word_problems(name: str, record: ConfigRecord, policy: PolicySection) -> It
         yield "words that the protocol does not know"
     if records.FIGURES in record and not policy.release_site_metrics:
         yield "the site's own figures, and its policy keeps them (release_site_metrics = false)"
-    if not all(isinstance(word, str) and len(word) <= LONGEST_WORD for word in record.values()):
+    if not all(isinstance(word, str) and len(word) <= _longest(key) for key, word in record.items()):
         yield "words of an unexpected kind or length"
+
+
+def _longest(key: str) -> int:
+    return LONGEST_NAME if key in NAMING else LONGEST_WORD
 
 
 def refusal(message: Message, reason: str) -> Message:

@@ -41,6 +41,11 @@ def packed(content: bytes, **more: np.ndarray) -> ArrayRecord:
     return ArrayRecord({records.PACKED: whole, **{name: Array(found) for name, found in more.items()}})
 
 
+def bfloat16() -> ArrayRecord:
+    header = b'{"00000/x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    return packed(len(header).to_bytes(8, "little") + header + bytes(2))
+
+
 def hiding() -> ArrayRecord:
     numbers = {"00000/weight": np.ones(2, np.float32)}
     return packed(safetensors.numpy.save(numbers, metadata={"name": "Jane Doe"}))
@@ -70,7 +75,15 @@ def test_what_the_door_makes_leaves_as_it_is() -> None:
         (lambda: reply(config=ConfigRecord({"notes": "Jane Doe"})), OPEN, "words that the protocol does not"),
         (lambda: reply(config=ConfigRecord({records.FIGURES: "{}"})), OPEN, "the site's own figures"),
         (lambda: reply(config=ConfigRecord({records.SITE: 3})), OPEN, "words of an unexpected kind"),
+        (lambda: reply(config=ConfigRecord({records.SITE: "n" * 201})), OPEN, "words of an unexpected kind"),
+        (lambda: reply(config=ConfigRecord({records.TEXT: "n" * 10_000_001})), MASKED, "an unexpected kind"),
         (lambda: reply(secure=ConfigRecord({"more": "x"})), MASKED, "words that the protocol does not"),
+        (lambda: reply(arrays=bfloat16()), OPEN, "arrays that cannot be read"),
+        (
+            lambda: reply(arrays=ArrayRecord({"x": Array("float64", (1,), "pickle", b"Jane Doe")})),
+            OPEN,
+            "something beside the arrays",
+        ),
         (lambda: reply(arrays=array(1.0, np.nan)), OPEN, "numbers that are not finite"),
         (lambda: reply(arrays=packed(b"Jane Doe")), OPEN, "arrays that cannot be read"),
         (lambda: reply(arrays=packed(b"", rows=np.ones(3))), OPEN, "arrays that cannot be read"),

@@ -1,8 +1,12 @@
 """Names of Flower's own that are not public: an upgrade that moves one fails here, not at a site."""
 
 import importlib
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.clientapp.client_app import LoadClientAppError
@@ -13,6 +17,9 @@ from foedus.errors import RunError
 from server import app, backup, callers, control, gate, replies, turns
 from server import executor as server_executor
 from server.home import RUNS_VARIABLE
+
+SPEC = ("runtime_api_address", "token", "insecure", "parent_pid", "root_certificates_path")
+"""What Flower tells an executor of a task."""
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,19 @@ def test_a_coordinator_runs_the_installed_app_in_its_own_folder_only(
         else:
             with pytest.raises(RunError, match="runs foedus/foedus"):
                 server_executor.look(bundle)
+
+
+def test_work_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "LONGEST_S", 1)
+    monkeypatch.setattr(executor.flower, "run_clientapp", lambda **given: time.sleep(60))
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest's own timeout uses it, too
+            executor.answer(SimpleNamespace(**dict.fromkeys(SPEC)))
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
 
 
 def test_what_is_left_of_an_earlier_message_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,12 +37,14 @@ class QuorumError(RoundError):
     """Fewer sites answered than are needed.
 
     Attributes:
+        rejected: Site name to why its answer does not count.
         late: Whether a site did not answer in time; otherwise all that are missing said why.
     """
 
-    def __init__(self, message: str, *, late: bool) -> None:
+    def __init__(self, message: str, *, rejected: Mapping[str, str]) -> None:
         super().__init__(message)
-        self.late = late
+        self.rejected = rejected
+        self.late = any(reason.startswith(LATE) for reason in rejected.values())
 
 
 @dataclass
@@ -144,7 +146,7 @@ class Cohort:
         raise QuorumError(
             f"{what}: {len(gathered.answered)} of {len(gathered.asked)} sites answered, min_sites is {self.quorum}. "
             f"{reasons or 'No site was refused.'} Mend the sites or lower min_sites, then foedus resume.",
-            late=any(reason.startswith(LATE) for reason in gathered.rejected.values()),
+            rejected=gathered.rejected,
         )
 
 

@@ -1,7 +1,9 @@
 """Totals under masks: the legs of the secure sum (foedus.secure), carried by Flower's messages."""
 
 import logging
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +21,8 @@ from server.summing import Listener, decode
 
 log = logging.getLogger(__name__)
 
+ACCUSES = re.compile(r"the shares of site '([^']{1,64})' ")
+"""How a site begins to say that it cannot open another's shares (`foedus.secure.packages`)."""
 BATCH = 16
 """Sums set up by one exchange of keys and shares: two legs saved for each but the first."""
 
@@ -38,7 +42,8 @@ class MaskedSums:
     A site that is lost in a sum counts as dropped there and may answer the next; one that
     missed the exchange of keys waits for the next session. Where too few are left, but all there to
     say so (one was killed after it had used its secrets), the sum is asked for once more in a new
-    session: nothing of it was unmasked.
+    session: nothing of it was unmasked. A site whose shares the others cannot open, more of them than
+    may collude, is left out from then on: it would stop every session.
 
     Args:
         roster: What every site has pinned.
@@ -49,6 +54,7 @@ class MaskedSums:
         self.roster = roster
         self._config = config
         self._session: _Session | None = None
+        self._left_out: dict[str, str] = {}
 
     def total(
         self,
@@ -72,6 +78,7 @@ class MaskedSums:
         except QuorumError as error:
             if error.late:
                 raise
+            self._left_out |= accused(error.rejected, self.roster)
             log.info("once more, with fresh secrets: %s", error)
             session, total, gathered = self._attempt(cohort, requests, quantities, what, listen)
         session.next += 1
@@ -96,7 +103,9 @@ class MaskedSums:
     def _begin(self, cohort: Cohort, what: str) -> _Session:
         """Legs 1 and 2."""
         sums = SumSession(self.roster, session=time.time_ns() // 1000, sums=BATCH)
-        everyone = list(cohort.names.values())
+        everyone = [name for name in cohort.names.values() if name not in self._left_out]
+        if len(everyone) < self.roster.threshold:
+            self._left_out, everyone = {}, list(cohort.names.values())
 
         def take_keys(name: str, reply: Message) -> None:
             found = sums.add_keys(_text(reply))
@@ -111,7 +120,7 @@ class MaskedSums:
 
         shares = self._leg(cohort, "shares", dict.fromkeys(keys.answered, text), take_shares, what)
         log.info("session %s: %s sites share secrets for %s sums", sums.session, len(sums.sharers), BATCH)
-        return _Session(sums, {**keys.rejected, **shares.rejected})
+        return _Session(sums, {**self._left_out, **keys.rejected, **shares.rejected})
 
     def _sum(
         self,
@@ -143,7 +152,10 @@ class MaskedSums:
         text = masked.unmask_request()
         unmask = self._leg(cohort, "unmask", dict.fromkeys(masked.consenters, text), take_unmask, what)
         absent = {name: reason for name, reason in session.absent.items() if name in requests}
-        return masked.total(), Gathered(
+        total = masked.total()
+        if masked.unsound is not None:
+            log.warning("%s: site '%s' gave wrong shares to unmask; others' served", what, masked.unsound)
+        return total, Gathered(
             asked=sorted(requests),
             answered=list(masked.survivors),
             rejected={**absent, **mask.rejected},
@@ -161,6 +173,17 @@ class MaskedSums:
                 content[records.SECURE] = ConfigRecord({records.LEG: leg, records.TEXT: texts[name]})
                 messages.append(Message(content, dst_node_id=node, message_type=records.QUERY_SECURE))
         return cohort.gather(messages, accept, what=f"{what} (secure sum: {leg})")
+
+
+def accused(rejected: Mapping[str, str], roster: Roster) -> dict[str, str]:
+    """Sites whose shares more others could not open than may collude against them, and what is said of it."""
+    most = min(2 * roster.threshold - len(roster) - 1, roster.threshold - 2)
+    found = Counter(match[1] for reason in rejected.values() if (match := ACCUSES.match(reason)))
+    return {
+        name: f"{count} other sites could not open its shares; it is left out of the run's secure sums"
+        for name, count in found.items()
+        if count > most
+    }
 
 
 def _adding(masked: MaskedSum, listen: Listener | None) -> Accept:

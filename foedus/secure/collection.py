@@ -1,6 +1,7 @@
 """One sum as the coordinator collects it: contributions are added as they arrive and not kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class MaskedSum:
 
     Attributes:
         survivors: Sites whose contributions were added, sorted; final once consent is asked for.
+        unsound: The site without whose shares the total was unmasked, since they were wrong; None if all fit.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class MaskedSum:
         layout: Layout,
     ) -> None:
         self.survivors: list[str] = []
+        self.unsound: str | None = None
         self._roster = roster
         self._advertisements = advertisements
         self._packages = packages
@@ -136,18 +139,35 @@ class MaskedSum:
 
         Raises:
             SecureSumError: If too few sites unmasked, a secret rebuilt from shares is not the one
-                its owner advertised, or the total is out of the declared range.
+                its owner advertised (whichever one of the sites that unmasked is left out, where one can
+                be spared), or the total is out of the declared range.
         """
         if not self._unmasked:
             check_enough(len(self._replies), self._roster, what="unmasked")
-            masks.apply(self._lanes, masks.opposite(list(self._seeds())))
+            masks.apply(self._lanes, masks.opposite(self._sound_seeds()))
             self._unmasked = True
         return self._layout.decode(self._lanes, contributions=len(self.survivors))
 
-    def _seeds(self) -> Iterator[masks.Seed]:
-        """Every mask left on the total: the survivors' own, and theirs with the sites that dropped."""
+    def _sound_seeds(self) -> list[masks.Seed]:
+        """The masks left on the total, from shares that fit: one site may have sent wrong ones."""
+        known, enough = sorted(self._replies), self._roster.threshold
+        try:
+            return list(self._seeds(known[:enough]))
+        except SecureSumError:
+            for left_out in known[:enough] if len(known) > enough else []:
+                with suppress(SecureSumError):
+                    found = list(self._seeds([name for name in known if name != left_out][:enough]))
+                    self.unsound = left_out
+                    return found
+            raise
+
+    def _seeds(self, sites: Sequence[str]) -> Iterator[masks.Seed]:
+        """Every mask left on the total: the survivors' own, and theirs with the sites that dropped.
+
+        Args:
+            sites: Whose shares are used, as many as the threshold.
+        """
         session, number = self._session, self._number
-        sites = sorted(self._replies)[: self._roster.threshold]
         weights = shamir.weights([self._roster.positions[site] for site in sites])
         for name in self.survivors:
             seed = self._rebuild(name, [self._replies[site].seeds[name] for site in sites], weights)

@@ -17,12 +17,14 @@ from foedus.door import KEPT_FOLDER, LEDGER_FOLDER, Premises, Release, leave
 from foedus.errors import ConfigError, DoorError, RoundError
 from foedus.privacy.status import status
 from foedus.runs import RunFolder
+from foedus.secure.wire import SharesReply, UnmaskReply
 from foedus.site import find_sites, load_site
 from foedus.statistic import Arrays, Quantity
 from foedus.study import load_study
 from server.app import conduct
 from server.federation import Federation
 from server.local_grid import LocalGrid
+from server.masked import MaskedSums
 
 SAME = ("model/head.safetensors", "audit.json", "results.json")
 
@@ -350,3 +352,34 @@ def test_a_site_sums_with_as_many_others_as_its_policy_wants_whatever_the_study_
     messages = federation.messages(records.QUERY_STATISTIC, three, config=words)
     with pytest.raises(RoundError, match="the sum is over 3 sites; the site's policy wants at least 4"):
         federation.sums.total(federation._cohort(three, quorum=3), messages, moments.declare(), what="asking")
+
+
+@pytest.mark.parametrize("leg", ["shares", "unmask"])
+def test_a_site_that_gives_wrong_shares_costs_its_own_contribution_at_most(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, leg: str
+) -> None:
+    """South's packages cannot be opened, so that nobody answers; or its shares rebuild other secrets."""
+    _use(toy, "secure-only")
+    federation, answer = _enlisted(toy), LocalGrid._answer
+    whole = federation.ask(Moments(dim=4), split="train")
+
+    def lying(self: LocalGrid, message: Message) -> Message:
+        reply = answer(self, message)
+        asked = str(message.content.config_records.get(records.SECURE, ConfigRecord()).get(records.LEG, ""))
+        if federation.cohort[message.metadata.dst_node_id] == "south" and asked == leg:
+            words = reply.content.config_records[records.CONFIG]
+            kind, part = (SharesReply, "packages") if leg == "shares" else (UnmaskReply, "seeds")
+            said = kind.decode(str(words[records.TEXT]))
+            wrong = {name: bytes(len(share)) for name, share in getattr(said, part).items()}
+            words[records.TEXT] = said.model_copy(update={part: wrong}).encode()
+        return reply
+
+    monkeypatch.setattr(LocalGrid, "_answer", lying)
+    federation.sums = MaskedSums(federation.sums.roster, lambda: federation.config({}))  # type: ignore[attr-defined]
+    found = [federation.ask(Moments(dim=4), split="train").n for _ in range(2)]
+    if leg == "shares":
+        assert found == [whole.n - 54] * 2
+        assert "3 other sites could not open its shares" in federation.sums._left_out["south"]
+    else:
+        assert found == [whole.n] * 2
+        assert "'south' gave wrong shares to unmask; others' served" in caplog.text

@@ -10,15 +10,14 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
-from scipy.stats import norm, studentized_range
+from scipy.special import expit, ndtr, ndtri
 
 from fairness.metrics import PROPORTIONS, Counts, Outcomes, Reals, auc, quotient
 from fairness.shares import shares
 from fairness.tables import UNIT, GroupTable
 
 POWER = 0.8
-_Z_POWER = float(norm.ppf(POWER))
+_Z_POWER = float(ndtri(POWER))
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,27 @@ UNDEFINED = Interval(float("nan"), float("nan"), float("nan"))
 def simultaneous_z(n_groups: int, alpha: float) -> float:
     """Normal quantile at which all pairs of groups hold together (Tukey); 1.96 for two."""
     if n_groups <= 2:
-        return float(norm.ppf(1 - alpha / 2))
+        return float(ndtri(1 - alpha / 2))
+    from scipy.stats import studentized_range  # a second to import, which most processes need not spend
+
     return float(studentized_range.ppf(1 - alpha, n_groups, np.inf) / np.sqrt(2))
 
 
 def critical_z(metric: str, n_groups: int, alpha: float) -> float:
     """Normal quantile for a metric in so many groups: all pairs together, or for oe_ratio all groups."""
     if metric == "oe_ratio":
-        return float(norm.isf(alpha / (2 * max(1, n_groups))))
+        return float(-ndtri(alpha / (2 * max(1, n_groups))))
     return simultaneous_z(n_groups, alpha)
 
 
 def tail(metric: str, n_groups: int, z: float) -> float:
     """The level at which `critical_z` is z."""
     if metric == "oe_ratio":
-        return min(1.0, 2 * n_groups * float(norm.sf(z)))
+        return min(1.0, 2 * n_groups * float(ndtr(-z)))
     if n_groups <= 2:
-        return float(2 * norm.sf(z))
+        return float(2 * ndtr(-z))
+    from scipy.stats import studentized_range
+
     return float(studentized_range.sf(z * np.sqrt(2), n_groups, np.inf))
 
 

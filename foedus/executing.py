@@ -7,6 +7,7 @@ installed app answers. So nothing that came over the wire is ever executed.
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -121,6 +122,7 @@ def serve(
     replaced: Any = SubprocessExecutor
     replaced.launch, replaced.get_eligible_capacity = launch, only
     log.info("answering with the installed foedus %s", __version__)
+    gc.freeze()  # what is imported stays: forks need neither search it for garbage nor copy its pages
     run_superexec(
         runtime_api_address=runtime,
         insecure=authority is None,

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from foedus.config import Section, validate
 from foedus.errors import ConfigError
@@ -19,7 +19,7 @@ from foedus.metrics import columns
 from foedus.statistic import Arrays, Quantity, Settings, count
 
 FEATURES, SCORES, DECISIONS, TOP, TRUTHS = "features", "scores", "decisions", "top", "truths"
-FEATURE_EDGES: NDArray[np.float64] = norm.ppf(np.arange(1, 16) / 16)
+FEATURE_EDGES: NDArray[np.float64] = ndtri(np.arange(1, 16) / 16)
 """Cut a feature that is normal into sixteen equal parts."""
 SCORE_EDGES: NDArray[np.float64] = np.linspace(-8, 8, 63)
 """Log-odds of a class against the others."""

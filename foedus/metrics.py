@@ -11,7 +11,6 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from foedus.statistic import Arrays
 
@@ -197,7 +196,8 @@ def _exact_auc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> floa
     n_negative = len(positive) - n_positive
     if n_positive == 0 or n_negative == 0:
         return None
-    ranks = rankdata(scores)
+    _, place, many = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(many) - (many - 1) / 2)[place]  # equal scores share their mean rank
     return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 

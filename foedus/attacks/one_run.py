@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
 
 from foedus.attacks.gaussian import MAX_MU, epsilon_of
 from foedus.attacks.release import Release, Vector, released
@@ -153,6 +152,8 @@ def epsilon_bound(n_correct: int, n_guesses: int, *, n_canaries: int, delta: flo
         delta: Of the claim.
         alpha: Chance allowed of refuting what is true.
     """
+    from scipy.stats import binom  # a second to import, which every process would spend
+
     successes = n_correct - np.arange(1, n_correct + 1)
 
     def excess(epsilon: float) -> float:

@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from clients.membership import FOLDER
 from clients.service import free_port
 from foedus import files
 from foedus.errors import RunError
 from foedus.supervise import NOTE, die_with_parent
+from server.control import Control, key_bytes
 from server.home import Home
 
 COORDINATOR = "coordinator"
@@ -84,14 +86,17 @@ class Loopback:
         """The coordinator's folder, the sites' keys, requests and kits: what is typed once."""
         ports = ("--port", free_port(), "--control-port", free_port())
         self.foedus("coordinator", "init", "--host", self.host, *ports, "--home", self.home)
-        for folder in self.sites.values():
-            self.foedus("site", "init", folder)
+        self._side_by_side([("site", "init", folder) for folder in self.sites.values()])
         requests = [folder / f"{name}.request.json" for name, folder in self.sites.items()]
         said = self.foedus("coordinator", "approve", *requests, "--home", self.home).out
         fingerprint = said.split("read to every site:")[1].split()[0]
-        for name, folder in self.sites.items():
-            kit = self.home / "kits" / f"{name}.kit.json"
-            self.foedus("site", "join", kit, "--folder", folder, "--fingerprint", fingerprint)
+        kits = {name: self.home / "kits" / f"{name}.kit.json" for name in self.sites}
+        self._side_by_side(
+            [
+                ("site", "join", kits[name], "--folder", folder, "--fingerprint", fingerprint)
+                for name, folder in self.sites.items()
+            ]
+        )
 
     def foedus(self, *words: object, code: int | None = 0, party: str = COORDINATOR) -> Typed:
         """Run a command to its end.
@@ -104,6 +109,15 @@ class Loopback:
         Raises:
             RunError: If it has another, with what it said.
         """
+        self.typed.append(self._run(words, code=code, party=party))
+        return self.typed[-1]
+
+    def _side_by_side(self, commands: Sequence[Sequence[object]]) -> None:
+        """Commands that different parties type at the same time, noted in this order."""
+        with ThreadPoolExecutor(len(commands)) as hands:
+            self.typed += hands.map(lambda words: self._run(words, code=0, party=COORDINATOR), commands)
+
+    def _run(self, words: Sequence[object], *, code: int | None, party: str) -> Typed:
         line = [str(word) for word in words]
         done = subprocess.run(
             [*self.within.get(party, ()), *_PROGRAM, *line],
@@ -117,8 +131,7 @@ class Loopback:
             raise RunError(
                 f"foedus {' '.join(line)} ended with {done.returncode}: {done.stdout}{done.stderr}"
             )
-        self.typed.append(Typed(tuple(line), done.stdout, done.returncode))
-        return self.typed[-1]
+        return Typed(tuple(line), done.stdout, done.returncode)
 
     def start(self, name: str) -> None:
         """The coordinator's or a site's service."""
@@ -150,10 +163,17 @@ class Loopback:
 
     def online(self) -> set[str]:
         """Names of the sites that are signed in."""
-        said = self.foedus("coordinator", "roster", "--json", "--home", self.home)
-        self.typed.pop()
-        rows: list[dict[str, Any]] = json.loads(said.out)
-        return {row["site"] for row in rows if row["status"] == "online"}
+        if COORDINATOR in self.within:  # its control port is in a network of its own
+            words = ("coordinator", "roster", "--json", "--home", self.home)
+            rows: list[dict[str, str]] = json.loads(self._run(words, code=0, party=COORDINATOR).out)
+            return {row["site"] for row in rows if row["status"] == "online"}
+        home = Home.open(self.home)
+        try:
+            nodes = Control(home, role="auditor").nodes()
+        except RunError:  # it has not started yet
+            return set()
+        signed_in = {key for key, (_, status) in nodes.items() if status == "online"}
+        return {name for name, request in home.approved().items() if key_bytes(request.node) in signed_in}
 
     def wait_for(self, n: int, *, within_s: float = PATIENCE_S) -> None:
         """Until that many sites are signed in.

@@ -43,7 +43,21 @@ def simulated(toy: Path) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def federation(toy: Path, simulated: RunFolder) -> Iterator[Loopback]:
+def short(toy: Path) -> Path:
+    """The study with a round less and no audit: what a kill disturbs, and one round after it."""
+    text = (toy / "study.toml").read_text().replace("rounds = 3", "rounds = 2")
+    (toy / "short.toml").write_text(text.replace('[fairness]\npolicy = "policy.toml"\n', ""))
+    return toy / "short.toml"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy: Path, short: Path) -> RunFolder:
+    """The short study on LocalGrid."""
+    return simulation.simulate(short, toy / "sites", runs=toy / "runs")[0]
+
+
+@pytest.fixture(scope="module")
+def federation(toy: Path, simulated: RunFolder, undisturbed: RunFolder) -> Iterator[Loopback]:
     with Loopback(toy / "coordinator", {name: toy / "sites" / name for name in SITES}) as found:
         yield found
 
@@ -152,57 +166,57 @@ def test_code_in_a_bundle_is_never_run(federation: Loopback, tmp_path: Path) -> 
     [("east", "node"), ("north", "executor"), (COORDINATOR, "superlink"), (COORDINATOR, "executor")],
 )
 def test_a_kill_costs_a_round_in_flight_and_no_byte_of_the_model(
-    federation: Loopback, toy: Path, simulated: RunFolder, name: str, process: str
+    federation: Loopback, short: Path, undisturbed: RunFolder, name: str, process: str
 ) -> None:
-    run = _started(federation, toy)
+    run = _started(federation, short)
     _until(lambda: run.latest() is not None)
     federation.kill(name, process)
     federation.foedus("watch", run.run_id, "--home", federation.home)
-    assert same_model(run.path, simulated) or _some_site_was_away(run)
+    assert same_model(run.path, undisturbed) or _some_site_was_away(run)
     run.verify_log()
 
 
 def test_a_node_killed_with_an_answer_in_its_hands_is_asked_again(
-    federation: Loopback, toy: Path, simulated: RunFolder
+    federation: Loopback, short: Path, undisturbed: RunFolder
 ) -> None:
     """The answer was made and looked at, and did not leave; what the site had used up of its secrets is made anew."""
-    run = _started(federation, toy)
+    run = _started(federation, short)
     _until(lambda: bool(run.rounds()))
     written = federation.sites["east"] / ".foedus/node/egress.jsonl"
     before = written.read_text().count('"train"')
     _until(lambda: written.read_text().count('"train"') > before, every_s=0.01)
     federation.kill("east", "node")
     federation.foedus("watch", run.run_id, "--home", federation.home)
-    assert same_model(run.path, simulated)
+    assert same_model(run.path, undisturbed)
 
 
 def test_the_run_process_is_killed_and_submitted_again(
-    federation: Loopback, toy: Path, simulated: RunFolder
+    federation: Loopback, short: Path, undisturbed: RunFolder
 ) -> None:
-    run = _started(federation, toy)
+    run = _started(federation, short)
     _until(lambda: run.latest() is not None)
     os.kill(int(run.state()["pid"]), signal.SIGKILL)
     _until(lambda: run.state().get("attempts") == 1)
     federation.foedus("watch", run.run_id, "--home", federation.home)
-    assert same_model(run.path, simulated)
+    assert same_model(run.path, undisturbed)
     run.verify_log()
 
 
 def test_a_supervisor_is_killed_and_started_again(
-    federation: Loopback, toy: Path, simulated: RunFolder
+    federation: Loopback, short: Path, undisturbed: RunFolder
 ) -> None:
-    run = _started(federation, toy)
+    run = _started(federation, short)
     _until(lambda: run.latest() is not None)
     federation.kill("south")
     federation.start("south")
     federation.foedus("watch", run.run_id, "--home", federation.home)
-    assert same_model(run.path, simulated) or _some_site_was_away(run)
+    assert same_model(run.path, undisturbed) or _some_site_was_away(run)
 
 
 def test_a_stopped_run_resumes_to_the_same_model(
     federation: Loopback, toy: Path, simulated: RunFolder
 ) -> None:
-    run = _started(federation, toy)
+    run = _started(federation, toy / "study.toml")
     _until(lambda: run.latest() is not None)
     federation.foedus("stop", run.run_id, "--home", federation.home)
     assert run.state()["status"] == "stopped"
@@ -223,9 +237,9 @@ def test_a_revoked_site_is_shut_out_and_says_why(federation: Loopback) -> None:
     assert "its key is not approved yet, or was revoked" in refused()
 
 
-def _started(federation: Loopback, toy: Path) -> RunFolder:
+def _started(federation: Loopback, study: Path) -> RunFolder:
     federation.wait_for(len(SITES))
-    federation.foedus("run", toy / "study.toml", "--home", federation.home, "--detach")
+    federation.foedus("run", study, "--home", federation.home, "--detach")
     return RunFolder.open(federation.run_folders()[-1])
 
 

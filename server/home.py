@@ -25,8 +25,6 @@ RUNS_VARIABLE = "FOEDUS_RUNS"
 """Environment: the folder below which runs are conducted."""
 HOST = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 """A host's name or IPv4 address, with no scheme and no port."""
-RUNS_VARIABLE = "FOEDUS_RUNS"
-"""Environment of the executor: the folder below which runs are conducted."""
 
 
 @dataclass(frozen=True)

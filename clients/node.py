@@ -29,6 +29,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -54,6 +55,7 @@ PRIVATE_NAMES = (
     "flwr.supernode.node_auth_http_interceptor:NodeAuthHttpInterceptor",
     "flwr.supercore.inflatable.inflatable_object:iterate_object_tree",
     "flwr.supercore.inflatable.inflatable_utils:inflate_object_from_contents",
+    "flwr.supercore.protobuf.client:ProtobufClient",
 )
 """Flower's names that are replaced or called here and are not public; a test imports each."""
 NODE_ID = "node-id"
@@ -198,6 +200,18 @@ def _listening(
         return found
 
     return asked
+
+
+def stay_on_the_way() -> None:
+    """Have Flower's clients follow no redirect: who answers at the kit's address could send a site elsewhere."""
+    build: Any = ProtobufClient.__init__
+
+    def straight(self: Any, *args: Any, **given: Any) -> None:
+        build(self, *args, **given)
+        self._client.follow_redirects = False
+
+    replaced: Any = ProtobufClient
+    replaced.__init__ = straight
 
 
 def sign_out(site: Membership) -> str | None:

@@ -6,6 +6,7 @@ two legs forgets nothing and repeats nothing.
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ IDENTITY, ROSTER, COUNTER, SESSION, SUMMED, LOCK = (
     "summed.json",
     ".lock",
 )
+MOST_AHEAD = 24 * 3600 * 1_000_000
+"""Microseconds that a session's number may be ahead of this site's clock."""
 MessageT = TypeVar("MessageT", bound=Message)
 SignedT = TypeVar("SignedT", bound=Signed)
 
@@ -151,9 +154,15 @@ class Keystore:
         """Move the counter, and forget the session before.
 
         Raises:
-            SecureSumError: If the number was used or passed before.
+            SecureSumError: If the number was used or passed before, or is from the future: numbers are microseconds
+                since 1970 and only go up, so one of a year to come would be this site's last.
         """
         last = self.last_session()
+        if session > time.time_ns() // 1000 + MOST_AHEAD:
+            raise SecureSumError(
+                f"session {session} is more than a day ahead of this site's clock, and numbers only go up; set the "
+                "clocks of both sides"
+            )
         if session <= last:
             raise SecureSumError(
                 f"session {session} was used before (the last was {last}); numbers only go up: begin a new one"

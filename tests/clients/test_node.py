@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
@@ -162,3 +163,23 @@ def test_a_reply_that_flowers_loop_would_keep_back_is_sent(site: Membership) -> 
     replies.left_over()
     replies.left_over()
     assert [len(messages) for messages in sent] == [1, 1]
+
+
+def test_nobody_sends_a_site_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answers at the kit's address redirects a call to a machine inside; it is not followed."""
+    monkeypatch.setattr(
+        node.ProtobufClient, "__init__", node.ProtobufClient.__init__
+    )  # as it was, afterwards
+    node.stay_on_the_way()
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(307, headers={"location": "http://intranet/"}, request=request)
+
+    client = node.FleetHttpClient.from_server_address("there:1", True, None, interceptors=[])
+    monkeypatch.setattr(client._client, "_transport", httpx.MockTransport(answer))
+    monkeypatch.setattr(client._client, "_mounts", {})
+    with client, pytest.raises(httpx.HTTPError):
+        client.DeactivateNode(node.DeactivateNodeRequest(node_id=1))
+    assert asked == ["http://there:1/v1/fleet/deactivate-node"]

@@ -12,11 +12,12 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from clients import reach
 from clients.membership import AUTHORITY, Membership
-from clients.reach import backbone_row, connection_rows, differing, machine_rows
+from clients.reach import backbone_row, clock_skew, connection_rows, differing, machine_rows
 from clients.service import free_port
 from foedus import __version__, pki
 from foedus.data import CheckRow
@@ -185,3 +186,24 @@ def test_a_backbone_that_is_not_here_is_named(tmp_path: Path) -> None:
     )
     row = backbone_row(load_study(tmp_path / "study.toml"))
     assert (row.status, "is not bundled" in row.found) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    "date", ["", "yesterday", "Mon, 32 Jan 9999 99:99:99 GMT", "Mon, 01 Jan 99999 00:00:00 GMT"]
+)
+def test_a_server_that_does_not_say_its_time_in_words_has_none(date: str) -> None:
+    assert clock_skew(httpx.Response(200, headers={"date": date})) is None
+
+
+def test_a_time_without_a_zone_is_read_as_utc() -> None:
+    skew = clock_skew(httpx.Response(200, headers={"date": "Thu, 01 Jan 1970 00:00:00 -0000"}))
+    assert skew == pytest.approx(datetime.now(UTC).timestamp(), abs=60)
+
+
+def test_a_version_writes_nothing_to_a_terminal(joined: tuple[Home, Membership]) -> None:
+    home, site = joined
+    with coordinator(home, versions={"foedus": "\x1b[2J" * 100, "flwr": "1.41.0"}):
+        row = rows(site)["foedus"]
+    assert row.status == "fail"
+    assert (row.found + row.how_to_fix).isprintable()
+    assert len(row.how_to_fix) < 200

@@ -1,6 +1,7 @@
 """The four ways out of a site, on a whole study: masks change no byte, noise is charged, nothing else leaves."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -383,3 +384,52 @@ def test_a_site_that_gives_wrong_shares_costs_its_own_contribution_at_most(
     else:
         assert found == [whole.n] * 2
         assert "'south' gave wrong shares to unmask; others' served" in caplog.text
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("", {}),
+        (DEEP, {}),
+        ('{"study": ' + DEEP, {}),
+        ("null", {}),
+        (None, {records.RUN: "../../etc"}),
+        (None, {records.RUN: "a/b", records.STATISTIC: "audit-counts"}),
+        (None, {records.STATISTIC: "x" * 10**6, records.SETTINGS: "{}"}),
+        (None, {records.STATISTIC: "moments", records.SETTINGS: DEEP}),
+        (None, {records.STATISTIC: "moments", records.SETTINGS: "[]"}),
+        (None, {records.STATISTIC: "moments", records.SETTINGS: '{"dim": 1e400}'}),
+        (None, {records.STATISTIC: "moments", records.SETTINGS: '{"dim": 4}', records.SPLIT: "../train"}),
+        (None, {records.STATISTIC: "evaluation", records.SETTINGS: "{}"}),
+    ],
+)
+def test_whatever_a_coordinator_asks_is_answered_with_one_sentence_and_leaves_nothing_behind(
+    toy: Path, study: str | None, words: dict[str, str]
+) -> None:
+    site = find_sites(toy / "sites")[0]
+    before = {path for path in toy.rglob("*") if ".foedus" not in path.parts}
+    given = {records.SPLIT: "train", **words}
+    reply = _ask(site, load_study(toy / "study.toml").to_json() if study is None else study, **given)
+    assert reply.has_error()
+    assert reply.error.reason.isprintable()
+    assert len(reply.error.reason) < 300
+    assert {path for path in toy.rglob("*") if ".foedus" not in path.parts} == before
+
+
+@pytest.mark.parametrize("mode", ["open", "secure+ddp"])
+def test_what_a_site_keeps_can_be_read_by_its_owner_only(toy: Path, mode: str) -> None:
+    _use(toy, mode)
+    before = os.umask(0)
+    try:
+        _run(toy, "runs")
+    finally:
+        os.umask(before)
+    for site in find_sites(toy / "sites"):
+        kept = [path for path in (site / ".foedus").rglob("*") if path.is_file()]
+        assert kept
+        for path in kept:
+            around = [path, *path.parents[: len(path.relative_to(site / ".foedus").parts) - 1]]
+            assert any(each.stat().st_mode & 0o077 == 0 for each in around), path

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from foedus.errors import DoorError, SecureSumError
-from foedus.secure.keystore import Keystore
+from foedus.secure.keystore import MOST_AHEAD, Keystore
 from foedus.secure.roster import Roster
+from foedus.secure.wire import MAX_SESSION
 
 
 @pytest.fixture
@@ -155,3 +157,12 @@ def test_nothing_is_signed_when_the_disk_refuses(five: Any, monkeypatch: pytest.
         reason = _message(lambda: five.site("site-00").keys(five.session_request(1)))
     assert reason == "counter.json in the site's keystore cannot be written; nothing was sent"
     five.site("site-00").keys(five.session_request(1))
+
+
+def test_a_session_of_a_year_to_come_is_not_taken_for_the_last_one(store: Keystore) -> None:
+    now = time.time_ns() // 1000
+    for ahead in (MAX_SESSION, now + MOST_AHEAD + 10**9):
+        with pytest.raises(SecureSumError, match="more than a day ahead of this site's clock"):
+            store.advance(ahead)
+    store.advance(now + MOST_AHEAD - 10**9)
+    assert store.last_session() == now + MOST_AHEAD - 10**9

@@ -37,6 +37,10 @@ _OWN_ERRORS = {
     int(ErrorCode.LOAD_CLIENT_APP_EXCEPTION): (
         f"this site runs foedus {__version__} and nothing else; install the same version on both sides"
     ),
+    int(ErrorCode.CLIENT_APP_CRASHED): (
+        "the site's process ended before it had answered: its run was stopped, or it was killed, perhaps for want "
+        "of memory"
+    ),
 }
 _UNEXPECTED = "the site met an unexpected error; its own log holds the details"
 
@@ -53,7 +57,9 @@ def inspected(message: Message, policy: PolicySection) -> tuple[Message, str | N
         if message.error.code == SITE_REFUSED and len(reason) <= LONGEST_REASON and reason.isprintable():
             return message, None
         fixed = _OWN_ERRORS.get(message.error.code, _UNEXPECTED)
-        return refusal(message, fixed), f"the text of error {message.error.code} stays here"
+        return refusal(
+            message, fixed
+        ), f"{fixed} (Flower's error {message.error.code}, whose text stays here)"
     problem = next(_problems(message, policy), None)
     if problem is None:
         return message, None

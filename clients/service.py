@@ -50,6 +50,7 @@ class Watcher:
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._status = Membership(folder).node / STATUS
         self._egress = Membership(folder).node / EGRESS
+        self._log = Membership(folder).node / "logs" / "executor.log"
         self._read = self._egress.stat().st_size if self._egress.exists() else 0
         self._say = say
         self._said: tuple[object, object] | None = None
@@ -76,7 +77,7 @@ class Watcher:
                 self._read += len(line)
                 note = json.loads(line)
                 if said := note["withheld"] or note.get("refused"):
-                    self._say(f"refused: {said}")
+                    self._say(f"refused: {said}".replace("its own log", str(self._log)))
 
 
 @contextmanager

@@ -64,7 +64,7 @@ SITE_REFUSED = 100
 _PUBLIC: dict[type[FoedusError], str] = {
     DataError: "the site's data cannot be read or do not fit the study; its own log says what to fix",
     FewShotError: "the site has too few classes or examples for the episodes asked for",
-    ConfigError: "the request or the site's configuration is not valid; the site's own log says what to fix",
+    ConfigError: "the request or the site's configuration is not valid; its own log says what to fix",
     BackboneError: "the site cannot provide the study's backbone; its own log says what to fix",
 }
 _UNEXPECTED = "the site met an unexpected error; its own log holds the details"

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,10 @@ def find_run(root: Path, name: str) -> RunFolder:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """All runs below `root`, oldest first."""
-    found = [RunFolder(path.parent) for path in root.glob(f"*/{STATE_FILE}")]
-    return sorted(found, key=lambda run: (run.state().get("started", ""), run.run_id))
+    """All runs below `root` whose run.json can be read, oldest first: one that is damaged holds up no other."""
+    found = {}
+    for path in root.glob(f"*/{STATE_FILE}"):
+        run = RunFolder(path.parent)
+        with suppress(RunError):
+            found[str(run.state().get("started", "")), run.run_id] = run
+    return [found[key] for key in sorted(found)]

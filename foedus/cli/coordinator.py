@@ -177,7 +177,7 @@ def renew(home: HomeOption = HOME) -> None:
     opened = Home.open(home)
     hosts = [opened.settings["host"], "localhost", "127.0.0.1", "::1"]
     pki.create_server_certificate(opened.pki, hosts=hosts)
-    say("renewed; start foedus coordinator up again")
+    say(f"renewed; start foedus coordinator up --home {home} again")
 
 
 def _kits(home: "Home") -> dict[str, str]:

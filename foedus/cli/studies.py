@@ -1,5 +1,6 @@
 """foedus simulate, resume, list."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,7 +101,7 @@ def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
     Example: foedus list
     """
     from foedus import files
-    from foedus.runs import AUDIT_FILE, RESULTS_FILE
+    from foedus.runs import AUDIT_FILE, RESULTS_FILE, STATE_FILE
     from foedus.runs import list_runs as find
 
     rows = []
@@ -119,6 +120,10 @@ def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
                 "problem": state.get("problem"),
             }
         )
+    for name in sorted(
+        {path.parent.name for path in runs.glob(f"*/{STATE_FILE}")} - {r["run"] for r in rows}
+    ):
+        print(f"{runs / name / STATE_FILE} cannot be read; restore it from a backup", file=sys.stderr)
     if as_json:
         print_json(rows)
         return

@@ -124,7 +124,7 @@ def test_the_text_of_an_error_that_the_door_did_not_write_stays() -> None:
     asked = question()
     crashed = Message(Error(code=2, reason="<class 'KeyError'>:<'Jane Doe'>"), reply_to=asked)
     sent, why = inspected(crashed, OPEN)
-    assert why == "the text of error 2 stays here"
+    assert why == f"{sent.error.reason} (Flower's error 2, whose text stays here)"
     assert sent.error.reason == "the site met an unexpected error; its own log holds the details"
     other, _ = inspected(Message(Error(code=1, reason="x"), reply_to=asked), OPEN)
     assert "this site runs foedus" in other.error.reason

@@ -88,6 +88,8 @@ def test_the_log_is_a_hash_chain(run: RunFolder) -> None:
 
 
 def test_runs_are_listed_and_found_by_id_or_path(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "runs/damaged").mkdir()
+    (tmp_path / "runs/damaged/run.json").write_text("{")
     assert [found.run_id for found in list_runs(tmp_path / "runs")] == [run.run_id]
     assert find_run(tmp_path / "runs", run.run_id).path == run.path
     assert find_run(tmp_path, str(run.path)).path == run.path

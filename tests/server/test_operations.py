@@ -55,7 +55,7 @@ def until_serving(address: str, home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_coordinator_is_watched_backed_up_and_restored(tmp_path: Path) -> None:
+def test_a_coordinator_is_watched_backed_up_and_restored(toy: Path, tmp_path: Path) -> None:
     home, file = tmp_path / "coordinator", tmp_path / "backup.foedus"
     ports = ("--port", free_port(), "--control-port", free_port())
     foedus("coordinator", "init", "--host", "127.0.0.1", *ports, "--home", home)
@@ -72,6 +72,13 @@ def test_a_coordinator_is_watched_backed_up_and_restored(tmp_path: Path) -> None
         }
         assert (values["foedus_server_up"], values["foedus_state_writable"]) == (1, 1)
         foedus("coordinator", "backup", file, "--home", home)
+        audit = tmp_path / "audit"  # as docs/federation.md says
+        for path in ("coordinator.json", "pki/ca.crt", "tokens/auditor"):
+            (audit / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(home / path, audit / path)
+        foedus("coordinator", "roster", "--home", audit)
+        foedus("run", toy / "study.toml", "--home", audit, code=2)
+        assert not (audit / "runs").exists()
     shutil.rmtree(home)
     foedus("coordinator", "restore", file, "--home", tmp_path / "elsewhere")
     with up(tmp_path / "elsewhere", metrics=metrics, health=health):

@@ -12,7 +12,8 @@ from foedus import __version__, files
 from foedus.backbones import describe
 from foedus.errors import ConfigError, RunError
 from foedus.runs import ABSENT, RunFolder, list_runs
-from foedus.study import load_study
+from foedus.secure.roster import MIN_SITES
+from foedus.study import Study, load_study
 from foedus.supervise import lives
 from foedus.traffic import ASKED_FILE, Asked
 from server.control import Control, key_bytes
@@ -64,12 +65,7 @@ def submit(
     study = load_study(study_file)
     describe(study.backbone, study.table)
     control = Control(home)
-    online = {key for key, (_, status) in control.nodes().items() if status == "online"}
-    if len(online) < study.federation.min_sites:
-        names = [n for n, request in home.approved().items() if key_bytes(request.node) not in online]
-        away = f"not signed in: {', '.join(names)}" if names else "approve more"
-        needed = study.federation.min_sites
-        problem = f"{len(online)} sites are signed in, federation.min_sites is {needed}; {away}"
+    if problem := _too_few(home, control, study):
         raise ConfigError(str(study_file), [problem])
     run = RunFolder.create(
         home.runs.resolve(),
@@ -83,6 +79,25 @@ def submit(
         files.write_bytes(run.path / ASKED_FILE, traffic.model_dump_json().encode())
     _submit(control, run)
     return run
+
+
+def _too_few(home: Home, control: Control, study: Study) -> str | None:
+    """Why the study would find too few sites; None if it would not."""
+    approved, roster = home.approved(), home.roster()
+    if study.door.masked and roster is None:
+        return (
+            f"{study.door.mode} sums need {MIN_SITES} sites, and {len(approved)} are approved; approve more"
+        )
+    nodes = control.nodes()
+    away = [n for n, found in approved.items() if nodes.get(key_bytes(found.node), (0, ""))[1] != "online"]
+    present, hint = len(approved) - len(away), f"not signed in: {', '.join(away)}" if away else "approve more"
+    if present < study.federation.min_sites:
+        return f"{present} sites are signed in, federation.min_sites is {study.federation.min_sites}; {hint}"
+    if study.door.masked and roster is not None and present < roster.threshold:
+        return (
+            f"{present} sites are signed in, and masked sums of {len(roster)} need {roster.threshold}; {hint}"
+        )
+    return None
 
 
 def resume(home: Home, run: RunFolder) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import typer
 
+from clients.membership import Membership
 from foedus import files
 from foedus.cli.federation import follow
-from foedus.errors import RunError
+from foedus.errors import ConfigError, RunError
 from foedus.runs import RunFolder
 from foedus.supervise import NOTE
 from server import conducting
+from server.control import key_bytes
 from server.home import Home
 
 
@@ -66,6 +68,32 @@ def test_a_run_is_stopped_once_and_resumed_once(home: Home, run: RunFolder) -> N
         conducting.stop(home, run)
     conducting.look_after(home)
     assert len(Server.statuses) == 1
+
+
+def test_a_study_that_would_find_too_few_sites_names_those_that_are_away(
+    home: Home, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(min_sites: int, mode: str) -> str:
+        text = (toy / "study.toml").read_text()
+        text = text.replace("min_sites = 2", f"min_sites = {min_sites}").replace('"open"', f'"{mode}"')
+        (toy / "tried.toml").write_text(text)
+        with pytest.raises(ConfigError) as error:
+            conducting.submit(home, toy / "tried.toml", policy=None)
+        assert not home.runs.exists()
+        return error.value.problems[0]
+
+    requests = [Membership(toy / "sites" / name).request() for name in ("east", "north", "south", "west")]
+    for request in requests[:2]:
+        home.approve(request)
+    keys = {key_bytes(request.node): (1, "online") for request in requests[:2]}
+    monkeypatch.setattr(Server, "nodes", lambda self: keys, raising=False)
+    assert refused(3, "open") == "2 sites are signed in, federation.min_sites is 3; approve more"
+    assert refused(2, "secure-only") == "secure-only sums need 3 sites, and 2 are approved; approve more"
+    for request in requests[2:]:
+        home.approve(request)
+    assert refused(2, "secure-only") == (
+        "2 sites are signed in, and masked sums of 4 need 3; not signed in: south, west"
+    )
 
 
 def test_a_run_that_could_not_be_submitted_has_failed_and_says_so_to_a_machine(

@@ -10,6 +10,7 @@ import typer
 from foedus import __version__
 from foedus.cli import (
     approve,
+    arguments,
     audit,
     backbones,
     coordinator,
@@ -30,6 +31,7 @@ from foedus.cli import (
 )
 from foedus.errors import FoedusError
 
+arguments.keep_help()
 INTERRUPTED = 130
 """The exit status that typer turns Ctrl-C into."""
 app = typer.Typer(

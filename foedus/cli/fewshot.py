@@ -29,10 +29,10 @@ Classes = Annotated[
         "--classes", help="Names of the classes there, comma-separated; the study's when not given."
     ),
 ]
-NWay = Annotated[int, typer.Option("--n-way", min=2)]
-NShot = Annotated[int, typer.Option("--n-shot", min=1)]
-NQuery = Annotated[int, typer.Option("--n-query", min=1)]
-Episodes = Annotated[int, typer.Option("--episodes", min=2)]
+NWay = Annotated[int, typer.Option("--n-way", min=2, help="Classes in an episode.")]
+NShot = Annotated[int, typer.Option("--n-shot", min=1, help="Labelled examples of each class to adapt from.")]
+NQuery = Annotated[int, typer.Option("--n-query", min=1, help="Examples of each class to be judged on.")]
+Episodes = Annotated[int, typer.Option("--episodes", min=2, help="Draws that the mean is over.")]
 
 
 @app.command("evaluate")

@@ -5,9 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
+
+from foedus.cli import app
 
 ROOT = Path(__file__).parents[3]
 FOEDUS = str(Path(sys.executable).with_name("foedus"))
@@ -34,6 +39,26 @@ def test_an_error_is_json_for_a_machine(tmp_path: Path) -> None:
     done = foedus("resume", "nope", "--json", cwd=tmp_path)
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["kind"] == "RunError"
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command by what is typed."""
+    for name, found in group.commands.items():
+        if isinstance(found, click.Group):
+            yield from commands(found, (*path, name))
+        else:
+            yield " ".join((*path, name)), found
+
+
+def test_every_command_has_an_example_and_says_what_it_takes() -> None:
+    root = typer.main.get_command(app)
+    assert isinstance(root, click.Group)
+    found = dict(commands(root))
+    assert {"run", "coordinator approve", "site join"} <= set(found)
+    for name, command in found.items():
+        assert f"Example: foedus {name}" in (command.help or ""), name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
 
 
 def test_an_unknown_demo_names_the_nearest(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ GRACE_S = 10.0
 LOCK = "running.lock"
 NOTE, NOTE_S, STALE_S = "processes.json", 5.0, 30.0
 """Beside the logs: what runs, written every few seconds; one that is older tells of no supervisor."""
+LOG_BYTES = 50_000_000
+"""A log that is longer is moved to NAME.log.1, and begun anew."""
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 """Loaded here: to load it in a child that was forked beside threads could wait for ever."""
@@ -171,11 +174,21 @@ class Supervisor:
         if time.monotonic() < self._noted + NOTE_S:
             return
         self._noted = time.monotonic()
+        self._shorten_logs()
         pids = {name: self.pids().get(name) for name in self.commands}
         try:
             files.write_json(self.logs / NOTE, {"time": time.time(), "pids": pids, "restarts": self.restarts})
         except RunError as error:  # a full disk must not end what runs; whoever reads sees a stale note
             log.warning("%s", error)
+
+    def _shorten_logs(self) -> None:
+        """Copied and cut, since their processes hold them open; they append, so they go on at the beginning."""
+        for name in self.commands:
+            path = self.logs / f"{name}.log"
+            if path.exists() and path.stat().st_size > LOG_BYTES:
+                with contextlib.suppress(OSError):  # a full disk: there is the more reason to cut it
+                    shutil.copyfile(path, path.with_suffix(".log.1"))
+                os.truncate(path, 0)
 
     def _end_all(self) -> None:
         running = [found for found in self._processes.values() if found.poll() is None]

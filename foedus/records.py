@@ -101,19 +101,35 @@ def from_record(record: ArrayRecord) -> Arrays:
 
 
 def digest(message: Message) -> bytes:
-    """32 bytes that stand for everything a request asks, but not for its leg of the secure sum."""
-    found = hashlib.sha256(message.metadata.message_type.encode())
+    """32 bytes that stand for everything a request asks, but not for its leg of the secure sum.
+
+    Every part goes in with its length and every word with its kind: no two requests have the same.
+    """
+    found = hashlib.sha256()
+
+    def add(*parts: bytes | str) -> None:
+        for part in parts:
+            content = part.encode() if isinstance(part, str) else part
+            found.update(len(content).to_bytes(8, "big"))
+            found.update(content)
+
+    add(message.metadata.message_type)
     for key, record in sorted(message.content.items()):
         if key == SECURE:
             continue
-        found.update(f"\0{key}".encode())
+        add(key, type(record).__name__)
         if isinstance(record, ArrayRecord):
+            add(str(len(record)))
             for name, array in record.items():
-                found.update(f"\0{name}\0{array.dtype}\0{array.shape}\0{len(array.data)}\0".encode())
-                found.update(array.data)
+                add(name, array.dtype, array.stype, str(tuple(array.shape)), array.data)
         else:
-            found.update(json.dumps(sorted(record.items()), default=bytes.hex).encode())
+            add(json.dumps(sorted(record.items()), default=_as_no_word))
     return found.digest()
+
+
+def _as_no_word(value: bytes) -> dict[str, str]:
+    """Bytes in a way that no word, number or list is written."""
+    return {"bytes": value.hex()}
 
 
 def size_bytes(content: RecordDict) -> int:

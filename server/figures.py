@@ -1,14 +1,15 @@
 """The figures a site releases of itself, as they arrived: numbers under known names, or nothing."""
 
 import json
-import math
 from typing import Any
 
 from foedus.errors import DoorError
 from foedus.metrics import SCALARS
 
 COUNTS, MODELS = ("n_train", "n_test"), ("local", "federated", "personal")
-LONGEST_KEY = 64
+LONGEST_KEY, DEEPEST = 64, 8
+"""Characters of a name, and lists or tables in each other."""
+MOST = 2.0**62
 
 
 def released_figures(text: str, *, site: str) -> dict[str, Any]:
@@ -46,16 +47,22 @@ def _is_metrics(found: Any) -> bool:
     return _is_count(found["n"]) and all(map(_is_number, scalars)) and _holds_numbers(found)
 
 
-def _holds_numbers(found: Any) -> bool:
+def _holds_numbers(found: Any, *, levels: int = DEEPEST) -> bool:
     """Whether nothing but numbers is in there, under plain names."""
-    if isinstance(found, dict):
-        named = all(key.isidentifier() and key.isascii() and len(key) <= LONGEST_KEY for key in found)
-        return named and all(map(_holds_numbers, found.values()))
-    return all(map(_holds_numbers, found)) if isinstance(found, list) else _is_number(found)
+    if isinstance(found, dict) and not all(map(_is_plain, found)):
+        return False
+    inside = found.values() if isinstance(found, dict) else found if isinstance(found, list) else None
+    if inside is None:
+        return _is_number(found)
+    return levels > 0 and all(_holds_numbers(each, levels=levels - 1) for each in inside)
+
+
+def _is_plain(key: str) -> bool:
+    return key.isidentifier() and key.isascii() and len(key) <= LONGEST_KEY
 
 
 def _is_number(found: Any) -> bool:
-    return found is None or (isinstance(found, int | float) and math.isfinite(found))
+    return found is None or (isinstance(found, int | float) and abs(found) < MOST)
 
 
 def _is_count(found: Any) -> bool:

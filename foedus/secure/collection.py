@@ -179,7 +179,10 @@ class MaskedSum:
             self._match(masks.public_key(private), self._advertisements[name].pairs[number], name, "pair key")
             for other in self.survivors:
                 shared = masks.agree(private, self._advertisements[other].pairs[number], site=other)
-                yield masks.pair_seed(shared, session=session, number=number, site=other, other=name)
+                asked = self._statement.asked
+                yield masks.pair_seed(
+                    shared, session=session, number=number, site=other, other=name, asked=asked
+                )
 
     def _rebuild(self, name: str, shares: list[bytes], weights: list[int]) -> bytes:
         try:

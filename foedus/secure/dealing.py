@@ -9,6 +9,7 @@ from foedus.secure.agreement import check_enough
 from foedus.secure.packages import Link, seal, unseal
 from foedus.secure.roster import Roster
 from foedus.secure.state import Peer, Pending, State, share_at
+from foedus.secure.wire import Statement
 
 
 def deal(
@@ -68,8 +69,10 @@ def packages_digest(packages: Mapping[str, bytes]) -> bytes:
     return found.digest()
 
 
-def seeds_of(state: State, number: int, pending: Pending, *, site: str) -> list[masks.Seed]:
-    """The masks of this site's contribution to one sum: its own, and one with every other sharer.
+def seeds_of(
+    state: State, number: int, pending: Pending, *, site: str, statement: Statement
+) -> list[masks.Seed]:
+    """The masks of this site's contribution to one sum: its own, and one with every other sharer, as to this statement.
 
     Raises:
         SecureSumError: If a sharer's pair key is degenerate.
@@ -80,7 +83,11 @@ def seeds_of(state: State, number: int, pending: Pending, *, site: str) -> list[
         if name != site:
             public = state.peers[name].pairs[32 * number : 32 * (number + 1)]
             shared = masks.agree(pending.pair, public, site=name)
-            seeds.append(masks.pair_seed(shared, session=session, number=number, site=site, other=name))
+            seeds.append(
+                masks.pair_seed(
+                    shared, session=session, number=number, site=site, other=name, asked=statement.asked
+                )
+            )
     return seeds
 
 

@@ -59,10 +59,13 @@ def seed_check(secret: bytes, *, session: int, number: int, site: str) -> bytes:
     return derive(secret, "check", session, number, site)
 
 
-def pair_seed(shared: bytes, *, session: int, number: int, site: str, other: str) -> Seed:
-    """The mask `site` and `other` agree on: the first by name adds it, the second takes it away."""
+def pair_seed(shared: bytes, *, session: int, number: int, site: str, other: str, asked: bytes) -> Seed:
+    """The mask `site` and `other` agree on: the first by name adds it, the second takes it away.
+
+    `asked` stands for what each of them was asked: where that differs, so do the masks, and do not cancel.
+    """
     first, second = sorted((site, other))
-    return derive(shared, "pair", session, number, first, second), site == first
+    return derive(shared, "pair", session, number, first, second, asked.hex()), site == first
 
 
 def apply(lanes: Lanes, seeds: Iterable[Seed]) -> None:

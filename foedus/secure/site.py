@@ -115,8 +115,9 @@ class SiteSession:
                 raise SecureSumError(
                     f"site '{self.name}' has answered or passed sum {asked.sum}; ask for the next"
                 )
-            seeds = seeds_of(state, asked.sum, pending, site=self.name)
-            current = Current(statement=self._statement(state, asked.sum, layout, request), once=once)
+            statement = self._statement(state, asked.sum, layout, request)
+            seeds = seeds_of(state, asked.sum, pending, site=self.name, statement=statement)
+            current = Current(statement=statement, once=once)
             state = state.masked(asked.sum, current)
             self._store.save(state)
         masks.apply(lanes, seeds)

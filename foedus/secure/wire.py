@@ -204,6 +204,11 @@ class Statement(Message):
     narrow: Words
     wide: Words
 
+    @property
+    def asked(self) -> bytes:
+        """64 bytes that stand for what was asked and how it is answered; the pairs' masks hang on them."""
+        return self.request + self.layout
+
 
 class Consent(Signed):
     """Leg 4, site to coordinator: the statement as this site sees it."""

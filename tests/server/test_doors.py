@@ -12,10 +12,12 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.app import app as client_app
-from foedus import noising, privacy_check, records, simulation
+from foedus import noising, privacy_check, records, simulation, updates
 from foedus.backbones import Centre, Moments
 from foedus.door import KEPT_FOLDER, LEDGER_FOLDER, Premises, Release, leave
 from foedus.errors import ConfigError, DoorError, RoundError
+from foedus.head import LinearHead
+from foedus.model import Model
 from foedus.privacy.status import status
 from foedus.runs import RunFolder
 from foedus.secure.wire import SharesReply, UnmaskReply
@@ -433,3 +435,30 @@ def test_what_a_site_keeps_can_be_read_by_its_owner_only(toy: Path, mode: str) -
         for path in kept:
             around = [path, *path.parents[: len(path.relative_to(site / ".foedus").parts) - 1]]
             assert any(each.stat().st_mode & 0o077 == 0 for each in around), path
+
+
+def test_a_site_that_is_asked_in_other_kinds_of_words_stays_hidden(toy: Path) -> None:
+    """Read as numbers, b"1000" is 1000 and "31303030" 31 million: all shares but north's would vanish in the total."""
+    _use(toy, "secure-only")
+    federation = _enlisted(toy)
+    federation.standardiser = federation.ask(Moments(dim=4), split="train")
+    model = Model(LinearHead.zeros(2, 4))
+    content = {
+        records.CONFIG: federation.config({}),
+        records.ARRAYS: records.to_record(model.arrays()),
+        records.STANDARDISER: records.to_record(federation.standardiser.arrays()),
+    }
+    messages = []
+    for node, name in federation.cohort.items():
+        content[records.CONFIG] = ConfigRecord(
+            {
+                **federation.config({}),
+                records.SERVER_ROUND: 1,
+                records.N_SITES: 4,
+                records.N_TRAIN: b"1000" if name == "north" else "31303030",
+            }
+        )
+        messages.append(Message(RecordDict(dict(content)), dst_node_id=node, message_type="train"))
+    assert len({records.digest(message) for message in messages}) == 2
+    with pytest.raises(DoorError, match="is out of the range that 4 sites can reach"):
+        federation.total(messages, updates.quantities(model, n_sites=4), what="round 1")

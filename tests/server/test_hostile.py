@@ -219,6 +219,8 @@ def test_figures_as_a_site_makes_them_are_taken() -> None:
         (figures(local={"n": 3, **dict.fromkeys(SCALARS, ESCAPE)}), "not the metrics"),
         (figures(local={"n": 3, **dict.fromkeys(SCALARS, 1), "note": "\ud800"}), "not the metrics"),
         (figures(local={"n": 3, **dict.fromkeys(SCALARS, 1), ESCAPE: 1}), "not the metrics"),
+        (figures(local={"n": 3, **dict.fromkeys(SCALARS, 10**400)}), "not the metrics"),
+        (figures().replace("[[4, 1], [0, 4]]", "[" * 400 + "]" * 400), "not the metrics"),
     ],
 )
 def test_figures_that_could_not_be_shown_are_refused(text: str, reason: str) -> None:

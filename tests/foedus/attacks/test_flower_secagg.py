@@ -221,7 +221,7 @@ def test_the_same_search_has_no_foothold_on_our_masks() -> None:
     """Pair seeds fill 256 bits, and no seed near a folded one explains two words of the key stream."""
     masks = pytest.importorskip("foedus.secure.masks")
     pairs = [
-        masks.pair_seed(secrets.token_bytes(32), session=1, number=0, site="a", other="b")[0]
+        masks.pair_seed(secrets.token_bytes(32), session=1, number=0, site="a", other="b", asked=bytes(64))[0]
         for _ in range(200)
     ]
     bits = np.array([np.frombuffer(seed, np.uint8) for seed in pairs])

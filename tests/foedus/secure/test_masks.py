@@ -58,10 +58,11 @@ def test_no_two_uses_share_a_key() -> None:
         masks.self_seed(secret, session=1, number=1, site="a")[0],
         masks.self_seed(secret, session=1, number=0, site="b")[0],
         masks.seed_check(secret, session=1, number=0, site="a"),
-        masks.pair_seed(secret, session=1, number=0, site="a", other="b")[0],
-        masks.pair_seed(secret, session=1, number=0, site="a", other="c")[0],
-        masks.pair_seed(secret, session=1, number=1, site="a", other="b")[0],
-        masks.pair_seed(secret, session=2, number=0, site="a", other="b")[0],
+        masks.pair_seed(secret, session=1, number=0, site="a", other="b", asked=bytes(64))[0],
+        masks.pair_seed(secret, session=1, number=0, site="a", other="c", asked=bytes(64))[0],
+        masks.pair_seed(secret, session=1, number=1, site="a", other="b", asked=bytes(64))[0],
+        masks.pair_seed(secret, session=2, number=0, site="a", other="b", asked=bytes(64))[0],
+        masks.pair_seed(secret, session=1, number=0, site="a", other="b", asked=bytes(63) + b"1")[0],
         masks.derive(secret, "narrow"),
         masks.derive(secret, "wide"),
     ]
@@ -69,8 +70,8 @@ def test_no_two_uses_share_a_key() -> None:
 
 
 def test_a_pair_derives_one_seed_with_opposite_signs() -> None:
-    first = masks.pair_seed(bytes(32), session=3, number=2, site="a", other="b")
-    second = masks.pair_seed(bytes(32), session=3, number=2, site="b", other="a")
+    first = masks.pair_seed(bytes(32), session=3, number=2, site="a", other="b", asked=bytes(64))
+    second = masks.pair_seed(bytes(32), session=3, number=2, site="b", other="a", asked=bytes(64))
     assert first[0] == second[0]
     assert (first[1], second[1]) == (True, False)
 
@@ -96,7 +97,10 @@ def test_masks_come_off_as_they_went_on_whatever_the_chunks(
 def test_masked_zeros_have_uniform_bytes() -> None:
     """Chi-square with 255 degrees of freedom: mean 255, deviation 22.6; 8 deviations never happen."""
     found = lanes(2**18, 2**17)
-    seeds = [masks.pair_seed(bytes(32), session=1, number=0, site="a", other=o) for o in ("b", "c")]
+    seeds = [
+        masks.pair_seed(bytes(32), session=1, number=0, site="a", other=o, asked=bytes(64))
+        for o in ("b", "c")
+    ]
     masks.apply(found, seeds)
     for lane in (found.narrow, found.wide):
         seen = np.bincount(np.frombuffer(lane.tobytes(), np.uint8), minlength=256)

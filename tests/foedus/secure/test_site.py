@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from foedus.secure.wire import (
     UnmaskReply,
     UnmaskRequest,
 )
+from foedus.statistic import count
 
 ME, OTHER = "site-00", "site-02"
 
@@ -364,6 +366,27 @@ def test_requests_that_differ_between_sites_unmask_nothing(five: Any) -> None:
     found = consents(five, dict.fromkeys(five.names, five.names))
     with pytest.raises(SecureSumError, match=f"sites do not agree: '{OTHER}' answered another request"):
         five.site(ME).unmask(unmask_request(found))
+
+
+@pytest.mark.parametrize("asked", ["request", "quantities"])
+def test_a_site_that_was_asked_something_else_stays_hidden_though_all_others_unmask(
+    five: Any, asked: str
+) -> None:
+    """Its consent is not needed. The others' shares give its own mask, not those it has with each of them."""
+    masked = five.session().begin(0, five.quantities, request=five.request)
+    for name in five.names:
+        given = {"quantities": five.quantities, "request": five.request}
+        if name == OTHER and asked == "request":
+            given["request"] = bytes(32)
+        elif name == OTHER:
+            given["quantities"] = {**five.quantities, "cases": count(3, behind="sum")}
+            given["quantities"]["loss"] = replace(five.quantities["loss"], low=-101)
+        text, lanes = five.site(name).mask(masked.mask_request(name), five.arrays(name), **given)
+        masked.add(text, lanes, site=name)
+    five.agree(masked, without=[OTHER])
+    five.unmask(masked)
+    with pytest.raises(SecureSumError, match="is out of the range that 5 sites can reach"):
+        masked.total()
 
 
 def test_shares_that_reached_only_some_sites_unmask_nothing(five: Any) -> None:

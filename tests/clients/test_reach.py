@@ -17,6 +17,7 @@ import pytest
 
 from clients import reach
 from clients.membership import AUTHORITY, Membership
+from clients.node import sign_out
 from clients.reach import backbone_row, clock_skew, connection_rows, differing, machine_rows
 from clients.service import free_port
 from foedus import __version__, pki
@@ -207,3 +208,17 @@ def test_a_version_writes_nothing_to_a_terminal(joined: tuple[Home, Membership])
     assert row.status == "fail"
     assert (row.found + row.how_to_fix).isprintable()
     assert len(row.how_to_fix) < 200
+
+
+def test_a_certificate_for_another_host_is_not_trusted_on_any_way(joined: tuple[Home, Membership]) -> None:
+    """Of the same authority: of another server of its, or of an earlier address."""
+    home, site = joined
+    pki.create_server_certificate(home.pki, hosts=["elsewhere.example"])
+    try:
+        with coordinator(home):
+            checked, signed_in = rows(site)["coordinator"], sign_out(site)
+    finally:
+        pki.create_server_certificate(home.pki, hosts=["127.0.0.1"])
+    assert checked.status == "fail"
+    for said in (checked.how_to_fix, signed_in):
+        assert "the certificate of 127.0.0.1" in (said or "")

@@ -1,6 +1,6 @@
 """What a round costs beyond its work in a real federation of two sites: our executor beside Flower's own.
 
-    python benchmarks/deployed.py [--rounds 6] [--slope 2 4 8] [--large 2 8 16 [--door secure-only]] [--out benchmarks/results/deployed.json]
+    python benchmarks/deployed.py [--rounds 6] [--slope 2 8 16] [--large 2 8 16 [--door secure-only]] [--only-large]
 
 One coordinator (TLS, node authentication, open door) on loopback and two sites with a table of 120 rows, whose
 training takes milliseconds; so a round's seconds are overhead. First with `foedus site start`, then with

@@ -135,13 +135,12 @@ def train_round(message: Message, context: Context) -> Message:
         n = len(site.data.rows("train"))
         if not n:
             raise DataError(f"site '{site.name}' has no training example; see foedus site check.")
+        n_total, n_sites = int(config[records.N_TRAIN]), int(config[records.N_SITES])  # type: ignore[arg-type]
         mu = float(config.get(records.PROXIMAL_MU, 0.0))  # type: ignore[arg-type]
         balance = str(config.get(records.BALANCE, ""))
         trained, loss = train_here(site, Round(number, _run(message), shared, standardiser, mu, balance))
-        n_total = max(n, int(config[records.N_TRAIN]))  # type: ignore[arg-type]
-        arrays = updates.contribution(shared, trained, n=n, n_total=n_total, loss=loss)
-        declared = updates.quantities(shared, n_sites=int(config[records.N_SITES]))  # type: ignore[arg-type]
-        return Release(arrays=arrays, quantities=declared)
+        arrays = updates.contribution(shared, trained, n=n, n_total=max(n, n_total), loss=loss)
+        return Release(arrays, updates.quantities(shared, n_sites=n_sites, n_total=n_total))
 
     return _answer(message, context, measure)
 

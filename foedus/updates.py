@@ -5,7 +5,7 @@ does not grow with the number of sites: it fits one 32-bit word a weight, also u
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,14 +35,22 @@ class Update:
     loss: float
 
 
-def quantities(shared: Model, *, n_sites: int) -> dict[str, Quantity]:
-    """What the door must know of a contribution to a round of `n_sites` sites."""
+def quantities(shared: Model, *, n_sites: int, n_total: int) -> dict[str, Quantity]:
+    """What the door must know of a contribution to a round of `n_sites` sites with `n_total` training examples.
+
+    None can claim many more: the others' shares would vanish beside its own. Twice as many leaves room for examples
+    of rare classes, which are trained on and not counted where a site keeps them out of sums of features.
+    """
     grid = _grid(n_sites)
     changes = {
         key: Quantity(value.shape, low=-RANGE, high=RANGE, resolution=grid, min_count=MIN_COUNT)
         for key, value in shared.arrays().items()
     }
-    return {**changes, EXAMPLES: count(1, behind="sum"), LOSS: Quantity((1,), low=0.0)}
+    return {
+        **changes,
+        EXAMPLES: replace(count(1, behind="sum"), high=2 * n_total),
+        LOSS: Quantity((1,), low=0.0),
+    }
 
 
 def _grid(n_sites: int) -> float:

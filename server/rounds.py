@@ -180,7 +180,7 @@ def _updates(
     """What the strategy reads: the mean update alone or, for robust strategies, each site's."""
     if federation.study.door.private:
         return _private_updates(federation, messages, model, what=what)
-    declared = updates.quantities(model, n_sites=len(federation.cohort))
+    declared = updates.quantities(model, n_sites=len(federation.cohort), n_total=federation.n_train)
     if federation.study.federation.strategy not in SINGLE_UPDATES:
         total, gathered = federation.total(messages, declared, what=what)
         return [updates.read(model, total, n_total=federation.n_train)], gathered

@@ -121,7 +121,7 @@ class SecureGrid(Grid):
         config = messages[0].content.config_records[records.CONFIG]
         what = round_name(int(config[records.SERVER_ROUND]))  # type: ignore[arg-type]
         if not study.door.private:
-            declared = updates.quantities(shared, n_sites=len(federation.cohort))
+            declared = updates.quantities(shared, n_sites=len(federation.cohort), n_total=federation.n_train)
             total, self.gathered = federation.total(messages, declared, what=what)
             return updates.read(shared, total, n_total=federation.n_train)
         declared = federation.noised(gradient.quantities(shared, clip_norm=study.door.clip_norm), what)

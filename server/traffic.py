@@ -39,6 +39,8 @@ from server.start import PENALTIES, TEMPERATURES
 
 STAMP = "-20261121-101500-1f2e"
 """As long as what a run's id adds to the study's name."""
+MANY = 10**5
+"""About as many training examples as all sites have together."""
 NAME_AND_KEY = 50
 """About the bytes a site's key takes on the roster, beside its name."""
 
@@ -95,7 +97,7 @@ class Forecast:
     def round(self) -> Exchange:
         """One round of training: the model to a site, its contribution back."""
         study = self.study
-        config: dict[str, Any] = {records.N_TRAIN: 10**5, records.N_SITES: len(self.sites)}
+        config: dict[str, Any] = {records.N_TRAIN: MANY, records.N_SITES: len(self.sites)}
         config[records.SERVER_ROUND] = study.federation.rounds
         if study.federation.strategy == "fedprox":
             config[records.PROXIMAL_MU] = study.federation.proximal_mu
@@ -103,7 +105,7 @@ class Forecast:
             shapes = gradient.quantities(self.model, clip_norm=study.door.clip_norm)
             declared = noising.declared(shapes, plan(study).multiplier(round_name(1)))
         else:
-            declared = updates.quantities(self.model, n_sites=len(self.sites))
+            declared = updates.quantities(self.model, n_sites=len(self.sites), n_total=MANY)
         request = self._request(config, arrays=self.model.arrays(), tuned=False)
         return self._sum("training round", request, declared, times=study.federation.rounds)
 

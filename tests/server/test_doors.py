@@ -461,4 +461,4 @@ def test_a_site_that_is_asked_in_other_kinds_of_words_stays_hidden(toy: Path) ->
         messages.append(Message(RecordDict(dict(content)), dst_node_id=node, message_type="train"))
     assert len({records.digest(message) for message in messages}) == 2
     with pytest.raises(DoorError, match="is out of the range that 4 sites can reach"):
-        federation.total(messages, updates.quantities(model, n_sites=4), what="round 1")
+        federation.total(messages, updates.quantities(model, n_sites=4, n_total=31303030), what="round 1")

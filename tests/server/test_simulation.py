@@ -87,7 +87,9 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
             case "shape":
                 arrays["weight"] = np.zeros((1, 1), np.int32)
             case "weightless":
-                arrays["examples"] = np.array([-5])
+                arrays["examples"] = np.full_like(arrays["examples"], -5)
+            case "weighty":
+                arrays["examples"] = np.full_like(arrays["examples"], 2**30)
             case _:
                 raise RuntimeError("patient 17 broke it")
         reply.content[records.ARRAYS] = records.to_record(arrays)
@@ -103,6 +105,7 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
         ("huge", "ranges over"),
         ("shape", "has shape (1, 1)"),
         ("weightless", "'examples' ranges over -5"),
+        ("weighty", "'examples' ranges over 1.07e+09"),
         ("raise", "RuntimeError"),
     ],
 )

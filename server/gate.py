@@ -38,8 +38,8 @@ import foedus
 from foedus import pki
 from foedus.enrolment import VERSIONS
 from server.callers import ANSWER_MB, KEY_HEADER, Allowance, Approved, is_long, posing
+from server.delivery import WholeMessages
 from server.home import SECRET, TOKENS, Home, read_tokens
-from server.replies import WholeReplies
 from server.roles import holder, may
 from server.turns import App, Scope, Turns
 
@@ -211,7 +211,7 @@ def main() -> None:
     home = Home.open(given.home)
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
-    _replace(states, "SqlLinkState", WholeReplies)
+    _replace(states, "SqlLinkState", WholeMessages)
     _replace(databases, "SQLITE_PRAGMAS", tuple({**dict(SQLITE_PRAGMAS), **SMALL}.items()))
     log = AuditLog(home.folder / "audit.jsonl", most_mb=int(home.settings.get("max_answer_mb", ANSWER_MB)))
     config = dataclasses.replace(

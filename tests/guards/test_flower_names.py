@@ -14,7 +14,7 @@ from flwr.clientapp.client_app import LoadClientAppError
 from clients import executor, node
 from foedus import __version__, executing
 from foedus.errors import RunError
-from server import app, backup, callers, control, gate, replies, turns
+from server import app, backup, callers, control, delivery, gate, turns
 from server import executor as server_executor
 from server.home import RUNS_VARIABLE
 
@@ -26,7 +26,7 @@ SPEC = ("runtime_api_address", "token", "insecure", "parent_pid", "root_certific
     "name",
     [
         *(*gate.PRIVATE_NAMES, *backup.PRIVATE_NAMES, *server_executor.PRIVATE_NAMES, *app.PRIVATE_NAMES),
-        *(*callers.PRIVATE_NAMES, *replies.PRIVATE_NAMES, *turns.PRIVATE_NAMES),
+        *(*callers.PRIVATE_NAMES, *delivery.PRIVATE_NAMES, *turns.PRIVATE_NAMES),
         *(*executor.PRIVATE_NAMES, *node.PRIVATE_NAMES, *executing.PRIVATE_NAMES),
     ],
 )

@@ -1,4 +1,4 @@
-"""Flower's server on disk hands out an answer when all of it has arrived, and not before."""
+"""Flower's server on disk hands out a request until its site has it, and an answer when all of it has arrived."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from foedus import records
-from server.replies import WholeReplies
+from server.delivery import WholeMessages
 
 
 class Server:
@@ -22,7 +22,7 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         database = str(folder / "state.db")
-        self.state = WholeReplies(database, NoOpFederationManager(), ObjectStoreFactory(database).store())
+        self.state = WholeMessages(database, NoOpFederationManager(), ObjectStoreFactory(database).store())
         self.state.initialize()
         self.node = self.state.create_node("site", "site", b"key", 30.0)
         assert self.state.activate_node(self.node, 30.0)
@@ -30,15 +30,23 @@ class Server:
             None, None, None, {}, NOOP_FEDERATION_ID, None, "me", TaskType.SERVER_APP
         )
 
-    def ask(self) -> Message:
-        """A request as the site has taken it."""
+    def ask(self, number: int = 1) -> Message:
+        """A request that waits for its site."""
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self.run, SUPERLINK_NODE_ID
-        content = RecordDict({records.CONFIG: ConfigRecord({"a": 1})})
+        content = RecordDict({records.CONFIG: ConfigRecord({"a": number})})
         request = Message(content, dst_node_id=self.node, message_type="train")
         session, missing = self.begin(request)
         self.send(request, session, missing)
-        assert self.state.get_message_ins(self.node, limit=1)
         return request
+
+    def taken(self) -> str | None:
+        """What the site is handed when it asks for work."""
+        found = self.state.get_message_ins(self.node, limit=1)
+        return str(found[0].metadata.message_id) if found else None
+
+    def confirm(self, request: Message) -> None:
+        """The site says that it has all of it."""
+        self.state.object_store.delete(str(request.metadata.message_id))
 
     def begin(self, message: Message) -> tuple[str, list[str]]:
         """Announce a message, as its sender does first; the parts it has to send."""
@@ -70,8 +78,29 @@ def _answer(server: Server, request: Message) -> Message:
     return Message(content, reply_to=request)
 
 
+def test_a_request_is_handed_out_until_the_site_says_it_has_it(server: Server) -> None:
+    request = server.ask()
+    for _ in range(3):  # what the server answered may never have reached the site
+        assert server.taken() == request.object_id
+    server.confirm(request)
+    assert server.taken() is None
+    another = server.ask(2)
+    assert server.taken() == another.object_id
+    server.confirm(another)
+    assert server.taken() is None
+
+
+def test_what_waits_for_one_site_is_not_handed_to_another(server: Server) -> None:
+    server.ask()
+    assert server.taken()
+    other = server.state.create_node("other", "other", b"another key", 30.0)
+    assert server.state.activate_node(other, 30.0)
+    assert not server.state.get_message_ins(other, limit=1)
+
+
 def test_an_answer_on_its_way_is_no_answer_yet(server: Server) -> None:
     request = server.ask()
+    assert server.taken()
     assert not server.answers(request)
     answer = _answer(server, request)
     session, parts = server.begin(answer)

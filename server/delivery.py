@@ -1,0 +1,73 @@
+"""Flower's server hands out a request until its site has all of it, and an answer once all of it has arrived.
+
+By itself it hands out a request once: if the server, the line or the site dies before the site has it, nobody ever
+does, and the round waits for its deadline. An answer it hands out as soon as its site has begun to send it. Whoever
+asked then waits for the rest, for up to two hours, takes no other site's answer meanwhile and misses its own
+deadline; and what a killed site had begun to send is waited for although the site could be asked once more.
+"""
+
+from typing import Any
+
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.date import now
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionRoot
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.state.schema.objectstore_models import StoredObject
+from flwr.supercore.utils import uint64_to_int64
+from sqlalchemy import select, update
+
+PRIVATE_NAMES = (
+    "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.get_message_ins",
+    "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.get_message_res",
+    "flwr.supercore.date:now",
+    "flwr.supercore.state.schema.corestate_models:ObjectPushSession.pending_count",
+    "flwr.supercore.state.schema.corestate_models:ObjectPushSessionRoot.root_object_id",
+    "flwr.supercore.state.schema.linkstate_models:MessageIns.delivered_at",
+    "flwr.supercore.state.schema.linkstate_models:MessageRes.reply_to_message_id",
+    "flwr.supercore.state.schema.objectstore_models:StoredObject.is_available",
+    "flwr.supercore.utils:uint64_to_int64",
+)
+
+
+class WholeMessages(SqlLinkState):
+    """The server's state on disk: a message is there when all of it is, and until all of it was taken."""
+
+    def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Any]:
+        """As Flower's, and where a site that asks for more has lost what it was handed, that once more."""
+        found = list(super().get_message_ins(node_id, limit, run_id=run_id))
+        if found or limit is None or not self._forget_lost(node_id):
+            return found
+        return list(super().get_message_ins(node_id, limit, run_id=run_id))
+
+    def _forget_lost(self, node_id: int) -> int:
+        """How many requests this site was handed and has not taken; they count as not handed out.
+
+        A site takes a request, part by part, and says so, whereupon the server drops its parts; only then, and once
+        it has answered, does it ask for the next.
+        """
+        lost = update(MessageIns).where(
+            MessageIns.dst_node_id == uint64_to_int64(node_id),
+            MessageIns.delivered_at != "",
+            MessageIns.message_id.in_(select(StoredObject.object_id).where(StoredObject.is_available == 1)),
+        )
+        with self.session() as session:
+            return len(session.scalars(lost.values(delivered_at="").returning(MessageIns.message_id)).all())
+
+    def get_message_res(self, message_ids: set[str], run_id: int) -> list[Any]:
+        """As Flower's, of the messages whose answer is whole, lost or not begun."""
+        return list(super().get_message_res(message_ids - self._arriving(message_ids), run_id))
+
+    def _arriving(self, message_ids: set[str]) -> set[str]:
+        """Messages whose answer has parts to come, while its sender still may send them."""
+        parts_to_come = (
+            select(MessageRes.reply_to_message_id)
+            .join(ObjectPushSessionRoot, ObjectPushSessionRoot.root_object_id == MessageRes.message_id)
+            .join(ObjectPushSession, ObjectPushSession.session_id == ObjectPushSessionRoot.session_id)
+            .where(
+                MessageRes.reply_to_message_id.in_(message_ids),
+                ObjectPushSession.pending_count > 0,
+                ObjectPushSession.expires_at > now(),
+            )
+        )
+        with self.session() as session:
+            return {found for found in session.scalars(parts_to_come) if found is not None}

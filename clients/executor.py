@@ -3,7 +3,9 @@
 python -m clients.executor --runtime HOST:PORT --secret FILE
 """
 
+import os
 import signal
+from functools import partial
 from typing import Any
 
 import flwr.supernode.runtime.run_clientapp as flower
@@ -35,21 +37,26 @@ def load(fab_id: str, fab_version: str, fab_hash: str) -> Any:
     return installed
 
 
-def answer(spec: Any) -> None:
-    """One message, in a process of its own that ends with it: nobody can ask for work without end."""
+def answer(spec: Any, *, keeper: int) -> None:
+    """One message, in a process of its own that ends with it: nobody can ask for work without end.
+
+    It also ends with the process `keeper`, the supervisor. If the executor is killed it goes on and is answered:
+    Flower would end it with the executor, without an answer, and the node would wait for one for ever.
+    """
     signal.alarm(LONGEST_S)
     flower.run_clientapp(
         runtime_api_address=spec.runtime_api_address,
         token=spec.token,
         insecure=spec.insecure,
         certificates=executing.certificates(spec),
-        parent_pid=spec.parent_pid,
+        parent_pid=keeper,
         runtime_dependency_install=False,
     )
 
 
 def main() -> None:
     """Serve a SuperNode on this machine until stopped."""
+    keeper = os.getppid()
     given = executing.arguments("Runs the installed ClientApp for a SuperNode.")
     import torch  # noqa: F401 - warm: a fork has it already
 
@@ -58,7 +65,7 @@ def main() -> None:
     replaced.get_load_client_app_fn = lambda **_: load
     executing.serve(
         TaskType.CLIENT_APP,
-        answer,
+        partial(answer, keeper=keeper),
         runtime=given.runtime,
         secret=given.secret,
         authority=given.authority,

@@ -71,7 +71,7 @@ def test_work_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     if child == 0:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # pytest's own timeout uses it, too
-            executor.answer(SimpleNamespace(**dict.fromkeys(SPEC)))
+            executor.answer(SimpleNamespace(**dict.fromkeys(SPEC)), keeper=1)
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
@@ -91,3 +91,12 @@ def test_what_is_left_of_an_earlier_message_is_ended(monkeypatch: pytest.MonkeyP
         for child in children:
             child.kill()
             child.wait()
+
+
+def test_work_ends_with_the_supervisor_and_not_with_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(executor.flower, "run_clientapp", lambda **words: given.update(words))
+    monkeypatch.setattr(executor.signal, "alarm", lambda seconds: None)
+    spec = SimpleNamespace(**(dict.fromkeys(SPEC) | {"parent_pid": 17}))
+    executor.answer(spec, keeper=4)
+    assert given["parent_pid"] == 4

@@ -214,6 +214,19 @@ def stay_on_the_way() -> None:
     replaced.__init__ = straight
 
 
+def fleet_client(site: Membership, key: ec.EllipticCurvePrivateKey) -> FleetHttpClient:
+    """The way to the server, signed with this site's key as its node signs."""
+    return FleetHttpClient.from_server_address(
+        site.kit().address,
+        False,
+        (site.node / AUTHORITY).read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    )
+
+
 def sign_out(site: Membership) -> str | None:
     """Sign in and out once: gives back the lease of a process of this site that was killed.
 
@@ -226,16 +239,7 @@ def sign_out(site: Membership) -> str | None:
     number = site.node / NODE_ID
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     ask = ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-    client = FleetHttpClient.from_server_address(
-        site.kit().address,
-        False,
-        (site.node / AUTHORITY).read_bytes(),
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(key, key.public_key()),
-        ],
-    )
-    with client:
+    with fleet_client(site, key) as client:
         try:
             if number.exists():
                 with suppress(httpx.HTTPStatusError):  # it was signed out already, or has a new number

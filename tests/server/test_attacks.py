@@ -15,12 +15,9 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.membership import AUTHORITY, FOLDER, LOCAL, Membership
-from clients.node import NODE_ID, sign_out
+from clients.node import NODE_ID, fleet_client, sign_out
 from foedus import __version__, pki
 from foedus.demos.loopback import COORDINATOR, Loopback
 from foedus.runs import RunFolder
@@ -83,18 +80,9 @@ def test_a_site_is_not_heard_in_anothers_name(federation: Loopback) -> None:
     site = Membership(federation.sites["east"])
     key = load_ssh_private_key((site.node / pki.NODE_KEY).read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    client = FleetHttpClient.from_server_address(
-        site.kit().address,
-        False,
-        (site.node / AUTHORITY).read_bytes(),
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(key, key.public_key()),
-        ],
-    )
     own = int((site.node / NODE_ID).read_text())
     posing = ProtoMessage(metadata=Metadata(src_node_id=own + 1, run_id=1, reply_to_message_id="x"))
-    with client, pytest.raises(httpx.HTTPStatusError) as refused:
+    with fleet_client(site, key) as client, pytest.raises(httpx.HTTPStatusError) as refused:
         client.PushMessages(PushMessagesRequest(node=Node(node_id=own), messages_list=[posing]))
     assert refused.value.response.status_code == 403
     assert "in the name of another site" in (federation.home / "audit.jsonl").read_text()

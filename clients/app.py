@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.membership import SITE_KEY
@@ -264,7 +264,7 @@ def _config(message: Message) -> ConfigRecord:
 
 
 def _arrays(message: Message, key: str) -> Arrays:
-    return records.from_record(message.content.array_records.get(key, ArrayRecord()))
+    return records.from_record(message.content[key]) if key in message.content else {}
 
 
 def _standardiser(message: Message) -> Standardiser | None:

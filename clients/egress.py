@@ -72,7 +72,7 @@ def _problems(message: Message, policy: PolicySection) -> Iterator[str]:
     if size > most:
         yield f"it holds {size / 1e6:.1f} MB, the site's policy allows {policy.max_answer_mb} (max_answer_mb)"
     for name, record in content.items():
-        if isinstance(record, ArrayRecord) and name in (records.ARRAYS, records.LANES):
+        if isinstance(record, ArrayRecord | ConfigRecord) and name in (records.ARRAYS, records.LANES):
             yield from _array_problems(name, record, policy)
         elif isinstance(record, ConfigRecord) and name in (records.CONFIG, records.SECURE):
             yield from _word_problems(name, record, policy)
@@ -80,7 +80,7 @@ def _problems(message: Message, policy: PolicySection) -> Iterator[str]:
             yield "it holds a record that the protocol does not know"
 
 
-def _array_problems(name: str, record: ArrayRecord, policy: PolicySection) -> Iterator[str]:
+def _array_problems(name: str, record: records.Packed, policy: PolicySection) -> Iterator[str]:
     if records.PACKED not in record:
         yield "something beside the arrays in their record"
         return
@@ -89,7 +89,7 @@ def _array_problems(name: str, record: ArrayRecord, policy: PolicySection) -> It
     except ValueError:
         yield "arrays that cannot be read"
         return
-    if records.to_record(arrays)[records.PACKED].data != record[records.PACKED].data:
+    if records.to_record(arrays) != record:
         yield "something beside the arrays in their record"
     if name == records.LANES and set(arrays) - {records.NARROW, records.WIDE}:
         yield "arrays beside the masked ones"

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import safetensors.numpy
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from foedus.statistic import Arrays
 
@@ -56,17 +56,24 @@ LANES, NARROW, WIDE = "lanes", "narrow", "wide"
 
 
 PACKED = "packed"
-"""The one array of a record that travels: bytes in the format of safetensors, which knows no pickle."""
+"""The one entry of a record of arrays that travels: bytes in the format of safetensors, which knows no pickle."""
+SMALL = 1_000_000
+"""Most bytes of arrays that travel as one object. Flower cuts an array into parts, and asks for each part, for
+each array and for their record by itself, four times on the way there and back."""
+Packed = ArrayRecord | ConfigRecord
+Record = Packed | MetricRecord
 
 
-def to_record(arrays: Arrays) -> ArrayRecord:
-    """Arrays as they travel: packed, since Flower asks for every array of a record by itself, twice a hop."""
+def to_record(arrays: Arrays) -> Packed:
+    """Arrays as they travel: packed, and in parts where they are large."""
     content = safetensors.numpy.save(
         {
             f"{place:05d}/{name}": np.ascontiguousarray(array)
             for place, (name, array) in enumerate(arrays.items())
         }
     )
+    if len(content) <= SMALL:
+        return ConfigRecord({PACKED: content})
     return ArrayRecord({PACKED: Array(dtype="uint8", shape=(len(content),), stype=PACKED, data=content)})
 
 
@@ -75,18 +82,18 @@ def to_named_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(value) for name, value in arrays.items()})
 
 
-def from_record(record: ArrayRecord) -> Arrays:
-    """The arrays of either kind of record, in the order they were given; nothing is unpickled.
+def from_record(record: Record) -> Arrays:
+    """The arrays of any of these records, in the order they were given; nothing is unpickled.
 
     Raises:
-        ValueError: If they cannot be decoded, or lie beside others.
+        ValueError: If they cannot be decoded, or lie beside something else.
     """
-    if PACKED not in record:
+    if isinstance(record, ArrayRecord) and PACKED not in record:
         return {name: array.numpy() for name, array in record.items()}
     if len(record) > 1:
-        raise ValueError("a packed record holds other arrays beside it")
+        raise ValueError("a packed record holds something beside its arrays")
     try:
-        found = safetensors.numpy.load(record[PACKED].data)
+        found = safetensors.numpy.load(packed(record))
     except (
         safetensors.SafetensorError,
         LookupError,
@@ -98,6 +105,20 @@ def from_record(record: ArrayRecord) -> Arrays:
     if len(named) < len(found):
         raise ValueError("a packed record holds two arrays of one name")
     return named
+
+
+def packed(record: Record) -> bytes:
+    """The bytes of a packed record.
+
+    Raises:
+        TypeError: If it holds something else there.
+        LookupError: If it holds nothing there.
+    """
+    found = record[PACKED]
+    content = found.data if isinstance(found, Array) else found
+    if not isinstance(content, bytes):
+        raise TypeError("a packed record holds no bytes")
+    return content
 
 
 def digest(message: Message) -> bytes:
@@ -133,8 +154,12 @@ def _as_no_word(value: bytes) -> dict[str, str]:
 
 
 def size_bytes(content: RecordDict) -> int:
-    """Payload of a message: array bytes and configuration text, without framing."""
+    """Payload of a message: the bytes of its arrays and words, without framing."""
     arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
-    texts = sum(len(str(v)) for record in content.config_records.values() for v in record.values())
+    words = sum(_length(v) for record in content.config_records.values() for v in record.values())
     numbers = sum(8 for record in content.metric_records.values() for _ in record.values())
-    return arrays + texts + numbers
+    return arrays + words + numbers
+
+
+def _length(word: object) -> int:
+    return len(word) if isinstance(word, bytes) else len(str(word))

@@ -97,7 +97,7 @@ def secure_setup(config: int, sites: Sequence[str]) -> Traffic:
 
 def _packed(arrays: Arrays) -> int:
     """Bytes of arrays as they travel."""
-    return sum(len(array.data) for array in records.to_record(arrays).values())
+    return len(records.packed(records.to_record(arrays)))
 
 
 def _leg(leg: str, rest: int, request: Message, reply: Message) -> Traffic:

@@ -104,7 +104,7 @@ class SecureGrid(Grid):
         content[records.METRICS] = MetricRecord(dict(numbers))
         return Message(content, reply_to=asked[0])
 
-    def _request(self, message: Message, model: ArrayRecord) -> Message:
+    def _request(self, message: Message, model: records.Packed) -> Message:
         """What the strategy asks, with what a site must know of the study."""
         federation = self._federation
         config = ConfigRecord()

@@ -66,7 +66,7 @@ def decode(reply: Message, key: str) -> Arrays:
         DoorError: If they are missing or cannot be decoded.
     """
     try:
-        return records.from_record(reply.content.array_records[key])
+        return records.from_record(reply.content[key])
     except KeyError:
         raise DoorError(f"the reply holds no record '{key}'") from None
     except (ValueError, TypeError, EOFError) as error:

@@ -28,17 +28,21 @@ def reply(**content: Record) -> Message:
     return Message(RecordDict(dict(content)), reply_to=asked)
 
 
-def array(*numbers: float, dtype: type = np.float32) -> ArrayRecord:
+def array(*numbers: float, dtype: type = np.float32) -> records.Packed:
     return records.to_record({"weight": np.asarray(numbers, dtype)})
 
 
-def lanes(**arrays: np.ndarray) -> ArrayRecord:
+def lanes(**arrays: np.ndarray) -> records.Packed:
     return records.to_record(arrays)
 
 
-def packed(content: bytes, **more: np.ndarray) -> ArrayRecord:
-    whole = Array(dtype="uint8", shape=(len(content),), stype=records.PACKED, data=content)
+def packed(content: bytes, dtype: str = "uint8", **more: np.ndarray) -> ArrayRecord:
+    whole = Array(dtype=dtype, shape=(len(content),), stype=records.PACKED, data=content)
     return ArrayRecord({records.PACKED: whole, **{name: Array(found) for name, found in more.items()}})
+
+
+def small(**more: str) -> ConfigRecord:
+    return ConfigRecord({**array(1.0), **more})
 
 
 def bfloat16() -> ArrayRecord:
@@ -56,6 +60,7 @@ def test_what_the_door_makes_leaves_as_it_is() -> None:
     words = ConfigRecord({records.SITE: "north", records.VERSION: "1", records.BACKBONE: "d"})
     for message, policy in (
         (reply(arrays=array(1.0, -2.0)), OPEN),
+        (reply(arrays=array(*range(400_000))), OPEN),
         (reply(secure=ConfigRecord({records.TEXT: "keys"}), lanes=masked), MASKED),
         (reply(config=words), MASKED),
     ):
@@ -88,6 +93,13 @@ def test_what_the_door_makes_leaves_as_it_is() -> None:
         (lambda: reply(arrays=packed(b"Jane Doe")), OPEN, "arrays that cannot be read"),
         (lambda: reply(arrays=packed(b"", rows=np.ones(3))), OPEN, "arrays that cannot be read"),
         (lambda: reply(arrays=hiding()), OPEN, "something beside the arrays in their record"),
+        (lambda: reply(arrays=small(name="Jane Doe")), OPEN, "arrays that cannot be read"),
+        (lambda: reply(arrays=ConfigRecord({"name": "Jane Doe"})), OPEN, "something beside the arrays"),
+        (
+            lambda: reply(arrays=packed(records.packed(array(*range(400_000))), dtype="Jane Doe")),
+            OPEN,
+            "something beside the arrays in their record",
+        ),
         (
             lambda: reply(arrays=records.to_named_record({"weight": np.ones(2)})),
             OPEN,

@@ -108,6 +108,8 @@ HOSTILE: dict[str, Callable[[], RecordDict]] = {
     "no arrays": lambda: packed(struct.pack("<Q", 2) + b"{}"),
     "metrics for arrays": lambda: RecordDict({records.ARRAYS: MetricRecord({"x": 1.0})}),
     "words for arrays": lambda: RecordDict({records.ARRAYS: ConfigRecord({"x": "y"})}),
+    "a word for bytes": lambda: RecordDict({records.ARRAYS: ConfigRecord({records.PACKED: "y"})}),
+    "bytes that say nothing": lambda: RecordDict({records.ARRAYS: ConfigRecord({records.PACKED: b"y" * 99})}),
     "empty": lambda: packed(b""),
     "a header longer than the file": lambda: packed(struct.pack("<Q", 2**62)),
     "a header of brackets": lambda: packed(struct.pack("<Q", 100_000) + b"[" * 100_000),

@@ -58,7 +58,7 @@ def _ask(toy: Path, site: Path, statistic: str, **settings: Any) -> Message:
 
 def _sums(reply: Message) -> Arrays:
     assert not reply.has_error(), reply.error.reason
-    return records.from_record(reply.content.array_records[records.ARRAYS])
+    return records.from_record(reply.content[records.ARRAYS])
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _spoiling(site: str, spoil: str) -> ClientApp:
         reply = client_app(message, context)
         if Path(str(context.node_config["site-folder"])).name != site:
             return reply
-        arrays = records.from_record(reply.content.array_records[records.ARRAYS])
+        arrays = records.from_record(reply.content[records.ARRAYS])
         match spoil:
             case "nan":
                 arrays["weight"] = np.full(arrays["weight"].shape, np.nan)

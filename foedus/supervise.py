@@ -214,7 +214,7 @@ def problems(logs: Path) -> list[str]:
         return ["it is not running"]
     if time.time() > note["time"] + STALE_S:
         return [f"nothing was heard of it for {time.time() - note['time']:.0f} s"]
-    return [f"its {name} is not running" for name, pid in note["pids"].items() if not _exists(pid)]
+    return [f"its {name} is not running" for name, pid in note["pids"].items() if not exists(pid)]
 
 
 def lives(logs: Path) -> bool:
@@ -225,7 +225,8 @@ def lives(logs: Path) -> bool:
         return False
 
 
-def _exists(pid: int | None) -> bool:
+def exists(pid: int | None) -> bool:
+    """Whether a process of this machine has that number."""
     try:
         os.kill(pid or 0, 0)
     except ProcessLookupError:

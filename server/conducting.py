@@ -14,7 +14,7 @@ from foedus.errors import ConfigError, RunError
 from foedus.runs import ABSENT, RunFolder, list_runs
 from foedus.secure.roster import MIN_SITES
 from foedus.study import Study, load_study
-from foedus.supervise import lives
+from foedus.supervise import exists, lives
 from foedus.traffic import ASKED_FILE, Asked
 from server.control import Control, key_bytes
 from server.home import Home
@@ -141,11 +141,14 @@ def look_after(home: Home) -> None:
     control = Control(home)
     for run in running:
         state = run.state()
-        if not _ended(control, state):
+        killed = _killed(state)
+        if not killed and not _ended(control, state):
             continue
         state = run.state()  # it may have written its end in between
         if state["status"] != "running":
             continue
+        if killed and not _ended(control, state):
+            control.stop(int(state["number"]))  # by itself Flower finds out when the run's lease is over
         if state.get("attempts", 0) >= ATTEMPTS:
             problem = f"its process was killed {ATTEMPTS} times; foedus resume tries again"
             run.set_state("failed", problem=problem)
@@ -181,7 +184,7 @@ def verdict(sight: Sight) -> Literal[0, 1]:
 
 
 def _start(control: Control, run: RunFolder, *, attempts: int) -> None:
-    run.set_state("running", attempts=attempts, problem=None, stage=None)
+    run.set_state("running", attempts=attempts, problem=None, stage=None, pid=None)
     run.set_state("running", number=control.start(run.path, version=__version__))
 
 
@@ -205,6 +208,11 @@ def _absent(run: RunFolder) -> list[dict[str, Any]]:
 def _is_ours(run: RunFolder) -> bool:
     state = run.state()
     return state.get("engine") == ENGINE and state["status"] == "running" and state.get("number") is not None
+
+
+def _killed(state: dict[str, Any]) -> bool:
+    """Whether the run had a process, which is no more."""
+    return state.get("pid") is not None and not exists(int(state["pid"]))
 
 
 def _ended(control: Control, state: dict[str, Any]) -> bool:

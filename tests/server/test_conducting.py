@@ -1,6 +1,8 @@
 """Runs on a coordinator's server, as they are submitted, stopped, resumed and watched; the server is played."""
 
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ class Server:
         pass
 
     def start(self, folder: Path, *, version: str) -> int:
-        assert RunFolder(folder).state()["number"] is None, "look_after would start it a second time"
+        state = RunFolder(folder).state()
+        assert state["number"] is None or state["attempts"], "look_after would start it a second time"
         if self.down:
             raise RunError("the coordinator's server does not answer")
         number = len(self.statuses) + 1
@@ -68,6 +71,42 @@ def test_a_run_is_stopped_once_and_resumed_once(home: Home, run: RunFolder) -> N
         conducting.stop(home, run)
     conducting.look_after(home)
     assert len(Server.statuses) == 1
+
+
+def test_a_run_whose_process_was_killed_is_submitted_again_at_once_and_five_times(
+    home: Home, run: RunFolder
+) -> None:
+    conducting.resume(home, run)
+    run.set_state("running", pid=os.getpid())
+    conducting.look_after(home)
+    assert Server.statuses == {1: "running"}
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for attempt in range(1, 6):
+        run.set_state("running", pid=gone.pid)
+        conducting.look_after(home)
+        assert Server.statuses == {
+            **dict.fromkeys(range(1, attempt + 1), "finished:stopped"),
+            attempt + 1: "running",
+        }
+        assert run.state()["attempts"] == attempt
+        conducting.look_after(home)
+        assert len(Server.statuses) == attempt + 1
+    run.set_state("running", pid=gone.pid)
+    conducting.look_after(home)
+    assert set(Server.statuses.values()) == {"finished:stopped"}
+    assert run.state()["status"] == "failed"
+    assert run.state()["problem"] == "its process was killed 5 times; foedus resume tries again"
+
+
+def test_a_run_that_wrote_its_end_before_its_process_was_gone_is_left(home: Home, run: RunFolder) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    conducting.resume(home, run)
+    run.set_state("finished", pid=gone.pid)
+    conducting.look_after(home)
+    assert Server.statuses == {1: "running"}
+    assert run.state()["status"] == "finished"
 
 
 def test_a_study_that_would_find_too_few_sites_names_those_that_are_away(

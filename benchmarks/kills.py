@@ -32,16 +32,21 @@ def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/kills.json")
-    parser.add_argument("--only", help="a case whose name holds this")
+    parser.add_argument(
+        "--only", help="cases whose name holds this; the others' figures are left as they are"
+    )
     given = parser.parse_args()
+    rows = {row["case"]: row for row in files.read_json(given.out)["cases"]} if given.only else {}
+    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="foedus-kills-") as scratch:
         folder = Path(scratch)
         sites = federations.write_sites(folder / "sites", SITES)
         study = federations.write_study(folder, rounds=ROUNDS, door="secure-only")
         with Loopback(folder / COORDINATOR, sites) as federation:
-            rows = list(_rows(federation, study, given.only))
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    files.write_json(given.out, {"machine": machine, "rounds": ROUNDS, "sites": len(SITES), "cases": rows})
+            for row in _rows(federation, study, given.only):  # each is kept as soon as it is known
+                rows[row["case"]] = row
+                found = {"machine": machine, "rounds": ROUNDS, "sites": len(SITES)}
+                files.write_json(given.out, {**found, "cases": list(rows.values())})
 
 
 def _rows(federation: Loopback, study: Path, only: str | None) -> Any:

@@ -63,7 +63,7 @@ def write(folder: Path) -> str:
         federation.foedus("site", "check", first)
         federation.foedus("run", prepared.study_path, "--home", federation.home)
         [run] = federation.run_folders()
-        federation.foedus("list", "--runs", federation.home / "runs")
+        federation.foedus("list", "--home", federation.home)
         federation.foedus("audit", "show", run)
         federation.foedus("site", "policy", first)
         federation.foedus("site", "ledger", first)

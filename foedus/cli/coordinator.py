@@ -73,7 +73,11 @@ def approve(
 
 
 @app.command("revoke")
-def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home: HomeOption = HOME) -> None:
+def revoke(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    home: HomeOption = HOME,
+    as_json: JsonOption = False,
+) -> None:
     """Shut a site out. The others join again with their new kits, whose roster is without it.
 
     Example: foedus coordinator revoke north
@@ -83,9 +87,10 @@ def revoke(site: Annotated[str, typer.Argument(help="Name of the site.")], home:
     opened = Home.open(home)
     before = _kits(opened)
     opened.revoke(site)
-    say(f"{site} can no longer sign in; a running server shuts it out within seconds.")
-    if opened.approved():
-        _show_kits(opened, before, as_json=False)
+    if not as_json:
+        say(f"{site} can no longer sign in; a running server shuts it out within seconds.")
+    if as_json or opened.approved():
+        _show_kits(opened, before, as_json=as_json)
 
 
 @app.command("roster")
@@ -197,7 +202,7 @@ def _show_kits(home: "Home", before: Mapping[str, str], *, as_json: bool) -> Non
     """Where the kits are, their fingerprint, who needs a new one, and what comes next."""
     now = _kits(home)
     again = sorted(name for name, found in before.items() if now.get(name, found) != found)
-    fingerprint = next(iter(now.values()))
+    fingerprint = next(iter(now.values()), None)
     if as_json:
         kits = {name: str(home.kit_file(name)) for name in now}
         print_json({"kits": kits, "fingerprint": fingerprint, "join_again": again})

@@ -60,7 +60,7 @@ def watch(name: RunArgument, home: HomeOption = HOME, as_json: JsonOption = Fals
     follow(find_run(Home.open(home).runs, name), as_json=as_json)
 
 
-def stop(name: RunArgument, home: HomeOption = HOME) -> None:
+def stop(name: RunArgument, home: HomeOption = HOME, as_json: JsonOption = False) -> None:
     """Stop a run; foedus resume goes on from its last round.
 
     Example: foedus stop heart-20261121-101500-1f2e --home coordinator
@@ -70,7 +70,11 @@ def stop(name: RunArgument, home: HomeOption = HOME) -> None:
     from server.home import Home
 
     opened = Home.open(home)
-    conducting.stop(opened, find_run(opened.runs, name))
+    stopped = find_run(opened.runs, name)
+    conducting.stop(opened, stopped)
+    if as_json:
+        print_json({"run": str(stopped.path), "status": stopped.state()["status"]})
+        return
     say(f"stopped; foedus resume {name} --home {home} goes on from its last round")
 
 

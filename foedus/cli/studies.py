@@ -23,6 +23,9 @@ from foedus.cli.output import (
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 RUNS = Path("runs")
+Served = Annotated[
+    Path | None, typer.Option("--home", help="The coordinator's folder, for runs on its server.")
+]
 
 
 def simulate(
@@ -67,9 +70,7 @@ def simulate(
 def resume(
     run: Annotated[str, typer.Argument(help="Run id or folder.")],
     runs: Runs = RUNS,
-    home: Annotated[
-        Path | None, typer.Option("--home", help="The coordinator's folder, for a run on its server.")
-    ] = None,
+    home: Served = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted run from its last round.
@@ -95,15 +96,19 @@ def resume(
     show(folder.path, as_json=as_json)
 
 
-def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
+def list_runs(runs: Runs = RUNS, home: Served = None, as_json: JsonOption = False) -> None:
     """List runs: status, rounds, accuracy, verdict.
 
-    Example: foedus list
+    Example: foedus list --home coordinator
     """
     from foedus import files
     from foedus.runs import AUDIT_FILE, RESULTS_FILE, STATE_FILE
     from foedus.runs import list_runs as find
 
+    if home is not None:
+        from server.home import Home
+
+        runs = Home.open(home).runs
     rows = []
     for run in find(runs):
         results = files.read_json(run.path / RESULTS_FILE) if (run.path / RESULTS_FILE).exists() else None
@@ -128,7 +133,8 @@ def list_runs(runs: Runs = RUNS, as_json: JsonOption = False) -> None:
         print_json(rows)
         return
     if not rows:
-        console.print(f"no runs in {runs}; start one with foedus demo or foedus simulate")
+        start = "foedus demo or foedus simulate" if home is None else f"foedus run STUDY --home {home}"
+        console.print(f"no runs in {runs}; start one with {start}")
         return
     table = Table()
     table.add_column("run", no_wrap=True, min_width=max(len(row["run"]) for row in rows))

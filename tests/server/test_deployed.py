@@ -207,15 +207,18 @@ def test_a_stopped_run_resumes_to_the_same_model(
 ) -> None:
     run = _started(federation, toy / "study.toml")
     _until(lambda: run.latest() is not None)
-    federation.foedus("stop", run.run_id, "--home", federation.home)
-    assert run.state()["status"] == "stopped"
+    stopped = federation.foedus("stop", run.run_id, "--home", federation.home, "--json")
+    assert json.loads(stopped.out) == {"run": str(run.path), "status": "stopped"}
+    listed = json.loads(federation.foedus("list", "--home", federation.home, "--json").out)
+    assert [row["status"] for row in listed if row["run"] == run.run_id] == ["stopped"]
     federation.foedus("resume", run.run_id, "--home", federation.home)
     assert run.state()["status"] == "finished"
     assert same_model(run.path, simulated)
 
 
 def test_a_revoked_site_is_shut_out_and_says_why(federation: Loopback) -> None:
-    federation.foedus("coordinator", "revoke", "south", "--home", federation.home)
+    revoked = federation.foedus("coordinator", "revoke", "south", "--home", federation.home, "--json")
+    assert json.loads(revoked.out)["join_again"] == ["east", "north"]
     federation.wait_for(2)
     status = federation.sites["south"] / ".foedus/node/status.json"
 

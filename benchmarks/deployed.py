@@ -5,8 +5,8 @@
 One coordinator (TLS, node authentication, open door) on loopback and two sites with a table of 120 rows, whose
 training takes milliseconds; so a round's seconds are overhead. First with `foedus site start`, then with
 Flower's own `flower-supernode` in its default isolation, which starts a process for every message. With --slope
-then as many sites as asked for, and the peak memory of the server's process and of the run's; with --large the
-same for a study that tunes all of MiniLM-L6, so that every site sends an update of 90 MB.
+then as many sites as asked for, with what the server's process and the run's need of CPU and memory; with --large
+the same for a study that tunes all of MiniLM-L6, so that every site sends an update of 90 MB.
 """
 
 import argparse
@@ -31,6 +31,9 @@ from foedus.demos.loopback import COORDINATOR, Loopback
 from foedus.runs import RunFolder
 from foedus.supervise import QUIET, die_with_parent
 
+OURS = ("--isolation", "--superexec-auth-secret-file", "--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certfile")
+"""What a node is told of its own executor; Flower's has none, and its processes speak without TLS."""
+
 
 class Stock(Loopback):
     """Its sites run Flower's own SuperNode, which unpacks the bundle and starts a process a message."""
@@ -42,10 +45,9 @@ class Stock(Loopback):
             return
         site = Membership(self.sites[name])
         words = node.flags(site, port=free_port())
-        at = words.index("--isolation")
-        del words[at : at + 2]
-        at = words.index("--superexec-auth-secret-file")
-        del words[at : at + 2]
+        for ours in OURS:
+            at = words.index(ours)
+            del words[at : at + 2]
         scripts = Path(sys.executable).parent
         self._running[name] = subprocess.Popen(
             [str(scripts / "flower-supernode"), *words],
@@ -66,7 +68,7 @@ class Stock(Loopback):
 def measured(
     kind: type[Loopback], rounds: int, *, n_sites: int = 2, large: bool = False, door: str = "open"
 ) -> dict[str, Any]:
-    """Seconds of each round but the first, and peak memory of the coordinator's processes, MiB."""
+    """Seconds of each round but the first; of the coordinator's processes, CPU seconds a round and peak memory, MiB."""
     names = [f"site-{i:02d}" for i in range(n_sites)]
     with tempfile.TemporaryDirectory(prefix="foedus-deployed-") as scratch:
         folder = Path(scratch)
@@ -77,14 +79,18 @@ def measured(
             federation.foedus("run", study, "--home", federation.home, "--detach")
             run = RunFolder.open(federation.run_folders()[-1])
             server, conducting = federation.pid(COORDINATOR, "superlink"), 0.0
+            used: dict[int, float] = {}
             while run.state()["status"] == "running":
-                conducting = max(conducting, peak_mib(run.state().get("pid")))
-                time.sleep(0.3)
+                pid = run.state().get("pid")
+                conducting = max(conducting, peak_mib(pid))
+                used.setdefault(len(run.rounds()), cpu_s(server) + cpu_s(pid))
+                time.sleep(0.1)
             memory = {"server_mib": peak_mib(server), "run_mib": conducting}
             if run.state()["status"] != "finished":
                 raise SystemExit(f"the run is {run.state()}; {federation.tails()}")
             each = [round(line["seconds"], 2) for line in run.rounds()][1:]
             up = max(line["bytes_up"] for line in run.rounds()) // n_sites
+            coordinator = (used[rounds] - used[1]) / (rounds - 1)
     return {
         "sites": n_sites,
         "door": door,
@@ -92,6 +98,7 @@ def measured(
         **memory,
         "rounds_s": each,
         "median_s": round(median(each), 2),
+        "coordinator_cpu_s": round(coordinator, 2),
         "load": round(os.getloadavg()[0], 1),
     }
 
@@ -104,6 +111,15 @@ def peak_mib(pid: int | None) -> float:
         return 0.0
     found = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return round(int(found[0].split()[1]) / 1024, 1) if found else 0.0
+
+
+def cpu_s(pid: int | None) -> float:
+    """CPU seconds a process has used; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def compared(rounds: int, slope: list[int]) -> dict[str, Any]:
@@ -127,7 +143,8 @@ def main() -> None:
     parser.add_argument("--only-large", action="store_true", help="leave the figures beside it as they are")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/deployed.json")
     given = parser.parse_args()
-    result = files.read_json(given.out) if given.only_large else compared(given.rounds, given.slope)
+    before = files.read_json(given.out) if given.out.exists() else {}
+    result = before if given.only_large else {**before, **compared(given.rounds, given.slope)}
     for n in given.large:  # each is kept as soon as it is known: sixteen sites of this size fill a machine
         found = measured(Loopback, 2, n_sites=n, large=True, door=given.door)
         others = [row for row in result.get("large", []) if (row["sites"], row["door"]) != (n, given.door)]

@@ -6,7 +6,8 @@ One coordinator (TLS, node authentication, open door) on loopback and two sites 
 training takes milliseconds; so a round's seconds are overhead. First with `foedus site start`, then with
 Flower's own `flower-supernode` in its default isolation, which starts a process for every message. With --slope
 then as many sites as asked for, with what the server's process and the run's need of CPU and memory; with --large
-the same for a study that tunes all of MiniLM-L6, so that every site sends an update of 90 MB.
+the same for a study that tunes all of MiniLM-L6, so that every site sends an update of 90 MB; it is stopped after
+its rounds.
 """
 
 import argparse
@@ -84,9 +85,11 @@ def measured(
                 pid = run.state().get("pid")
                 conducting = max(conducting, peak_mib(pid))
                 used.setdefault(len(run.rounds()), cpu_s(server) + cpu_s(pid))
+                if large and len(run.rounds()) == rounds:  # the rest sends the model out and gets counts back
+                    federation.foedus("stop", run.run_id, "--home", federation.home)
                 time.sleep(0.1)
             memory = {"server_mib": peak_mib(server), "run_mib": conducting}
-            if run.state()["status"] != "finished":
+            if run.state()["status"] != ("stopped" if large else "finished"):
                 raise SystemExit(f"the run is {run.state()}; {federation.tails()}")
             each = [round(line["seconds"], 2) for line in run.rounds()][1:]
             up = max(line["bytes_up"] for line in run.rounds()) // n_sites

@@ -1,9 +1,10 @@
-"""Flower's server hands out a request until its site has all of it, and an answer once all of it has arrived.
+"""Flower's server hands out a message until whom it is for has all of it, and an answer once all of it has arrived.
 
-By itself it hands out a request once: if the server, the line or the site dies before the site has it, nobody ever
-does, and the round waits for its deadline. An answer it hands out as soon as its site has begun to send it. Whoever
-asked then waits for the rest, for up to two hours, takes no other site's answer meanwhile and misses its own
-deadline; and what a killed site had begun to send is waited for although the site could be asked once more.
+By itself it hands out a request, and an answer, once: if the server, the line or who asked dies before the message
+has arrived, it never does, and the round waits for its deadline. An answer it hands out as soon as its site has begun
+to send it. Whoever asked then waits for the rest, for up to two hours, takes no other site's answer meanwhile and
+misses its own deadline; and what a killed site had begun to send is waited for although the site could be asked once
+more.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from flwr.supercore.state.schema.corestate_models import ObjectPushSession, Obje
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.state.schema.objectstore_models import StoredObject
 from flwr.supercore.utils import uint64_to_int64
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 PRIVATE_NAMES = (
     "flwr.server.superlink.linkstate.sql_linkstate:SqlLinkState.get_message_ins",
@@ -23,6 +24,7 @@ PRIVATE_NAMES = (
     "flwr.supercore.state.schema.corestate_models:ObjectPushSession.pending_count",
     "flwr.supercore.state.schema.corestate_models:ObjectPushSessionRoot.root_object_id",
     "flwr.supercore.state.schema.linkstate_models:MessageIns.delivered_at",
+    "flwr.supercore.state.schema.linkstate_models:MessageRes.delivered_at",
     "flwr.supercore.state.schema.linkstate_models:MessageRes.reply_to_message_id",
     "flwr.supercore.state.schema.objectstore_models:StoredObject.is_available",
     "flwr.supercore.utils:uint64_to_int64",
@@ -35,33 +37,30 @@ class WholeMessages(SqlLinkState):
     def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Any]:
         """As Flower's, and where a site that asks for more has lost what it was handed, that once more."""
         found = list(super().get_message_ins(node_id, limit, run_id=run_id))
-        if found or limit is None or not self._forget_lost(node_id):
+        mine = MessageIns.dst_node_id == uint64_to_int64(node_id)
+        if found or limit is None or not self._forget_lost(MessageIns, mine):
             return found
         return list(super().get_message_ins(node_id, limit, run_id=run_id))
 
-    def _forget_lost(self, node_id: int) -> int:
-        """How many requests this site was handed and has not taken; they count as not handed out.
+    def get_message_res(self, message_ids: set[str], run_id: int) -> list[Any]:
+        """As Flower's, of the messages whose answer is whole, lost or not begun; a lost one once more."""
+        whole = message_ids - self._arriving(message_ids)
+        self._forget_lost(MessageRes, MessageRes.reply_to_message_id.in_(whole))
+        return list(super().get_message_res(whole, run_id))
 
-        A site takes a request, part by part, and says so, whereupon the server drops its parts; only then, and once
-        it has answered, does it ask for the next.
+    def _forget_lost(self, kind: type[MessageIns | MessageRes], asked: ColumnElement[bool]) -> int:
+        """How many messages were handed to who asks now and have not been taken; they count as not handed out.
+
+        Who takes a message, part by part, says so, whereupon the server drops its parts; only then does a site ask
+        for more work, and a run for other answers than this one.
         """
         held = select(StoredObject.object_id).where(StoredObject.is_available == 1)
-        handed = select(MessageIns.message_id).where(
-            MessageIns.dst_node_id == uint64_to_int64(node_id),
-            MessageIns.delivered_at != "",
-            MessageIns.message_id.in_(held),
-        )
+        handed = select(kind.message_id).where(asked, kind.delivered_at != "", kind.message_id.in_(held))
         with self.session() as session:
             lost = session.scalars(handed).all()
-            if lost:  # a site without work asks often: only what is found is written
-                session.execute(
-                    update(MessageIns).where(MessageIns.message_id.in_(lost)).values(delivered_at="")
-                )
+            if lost:  # who has no work asks often: only what is found is written
+                session.execute(update(kind).where(kind.message_id.in_(lost)).values(delivered_at=""))
             return len(lost)
-
-    def get_message_res(self, message_ids: set[str], run_id: int) -> list[Any]:
-        """As Flower's, of the messages whose answer is whole, lost or not begun."""
-        return list(super().get_message_res(message_ids - self._arriving(message_ids), run_id))
 
     def _arriving(self, message_ids: set[str]) -> set[str]:
         """Messages whose answer has parts to come, while its sender still may send them."""

@@ -52,8 +52,10 @@ PRIVATE_NAMES = (
     "flwr.superlink.routers.fleet.middlewares:FleetEventLogMiddleware",
     "flwr.superlink.routers.fleet.node_auth:NodeAuthMiddleware",
 )
-SMALL = {"cache_size": "-4000", "mmap_size": "0"}
-"""SQLite: kB of pages that a connection keeps, and bytes of the file that are mapped; Flower has 64 MB and 256 MB."""
+DATABASE = {"busy_timeout": "25000", "cache_size": "-4000", "mmap_size": "0"}
+"""SQLite: milliseconds for which a connection waits for its turn to write, kB of pages that it keeps, and bytes of
+the file that are mapped. Flower has 5 s, after which a run is answered "500" and ends (who asks waits 30 s, and then
+asks again); 64 MB and 256 MB."""
 FLEET, CONTROL, RUNTIME, HEALTH = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/health"
 NOTED = frozenset(
     {
@@ -212,7 +214,7 @@ def main() -> None:
     sys.argv = ["flower-superlink", *flags(home)]
     config = _parse_superlink_lifespan_config()
     _replace(states, "SqlLinkState", WholeMessages)
-    _replace(databases, "SQLITE_PRAGMAS", tuple({**dict(SQLITE_PRAGMAS), **SMALL}.items()))
+    _replace(databases, "SQLITE_PRAGMAS", tuple({**dict(SQLITE_PRAGMAS), **DATABASE}.items()))
     log = AuditLog(home.folder / "audit.jsonl", most_mb=int(home.settings.get("max_answer_mb", ANSWER_MB)))
     config = dataclasses.replace(
         config, event_log_plugin=log, fleet_event_log_plugin=log, enable_event_log=True

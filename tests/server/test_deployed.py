@@ -1,11 +1,14 @@
 """A real federation on loopback: SuperLink with TLS and signed-in sites, each party a process with its own home."""
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,20 @@ def test_roles_may_do_what_they_may(federation: Loopback) -> None:
         assert "role 'auditor' may not call start-run" in refused.text
         coordinator = {"Authorization": f"Bearer {home.token('coordinator')}"}
         assert client.post(f"{private}/register-node", headers=coordinator).status_code == 403
+
+
+def test_who_asks_while_the_servers_disk_is_slow_waits(federation: Loopback) -> None:
+    home = Home.open(federation.home)
+    with (
+        contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as state,
+        ThreadPoolExecutor() as hands,
+    ):
+        state.execute("BEGIN IMMEDIATE")  # as if somebody had much to write
+        asked = hands.submit(control.Control(home).runs)
+        with pytest.raises(TimeoutError):
+            asked.result(timeout=6.5)  # Flower's own server gives up after five
+        state.execute("ROLLBACK")
+        assert isinstance(asked.result(timeout=20), dict)
 
 
 def test_journals_are_summed_under_masks(federation: Loopback, toy: Path) -> None:

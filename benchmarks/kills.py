@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/kills.json")
     parser.add_argument(
-        "--only", help="cases whose name holds this; the others' figures are left as they are"
+        "--only", nargs="+", help="cases whose name holds one of these; the others' figures stay"
     )
     given = parser.parse_args()
     rows = {row["case"]: row for row in files.read_json(given.out)["cases"]} if given.only else {}

@@ -24,6 +24,7 @@ PRIVATE_NAMES = (
     "flwr.supercore.state.schema.corestate_models:ObjectPushSession.pending_count",
     "flwr.supercore.state.schema.corestate_models:ObjectPushSessionRoot.root_object_id",
     "flwr.supercore.state.schema.linkstate_models:MessageIns.delivered_at",
+    "flwr.supercore.state.schema.linkstate_models:MessageRes.created_at",
     "flwr.supercore.state.schema.linkstate_models:MessageRes.delivered_at",
     "flwr.supercore.state.schema.linkstate_models:MessageRes.reply_to_message_id",
     "flwr.supercore.state.schema.objectstore_models:StoredObject.is_available",
@@ -43,10 +44,14 @@ class WholeMessages(SqlLinkState):
         return list(super().get_message_ins(node_id, limit, run_id=run_id))
 
     def get_message_res(self, message_ids: set[str], run_id: int) -> list[Any]:
-        """As Flower's, of the messages whose answer is whole, lost or not begun; a lost one once more."""
+        """One answer that is whole, if there is any, and what Flower says of messages that have none.
+
+        Who asks for many answers takes one, and asks again: it never holds more than one in memory.
+        """
         whole = message_ids - self._arriving(message_ids)
         self._forget_lost(MessageRes, MessageRes.reply_to_message_id.in_(whole))
-        return list(super().get_message_res(whole, run_id))
+        others = self._answered(whole)[1:]
+        return list(super().get_message_res(whole - set(others), run_id))
 
     def _forget_lost(self, kind: type[MessageIns | MessageRes], asked: ColumnElement[bool]) -> int:
         """How many messages were handed to who asks now and have not been taken; they count as not handed out.
@@ -61,6 +66,15 @@ class WholeMessages(SqlLinkState):
             if lost:  # who has no work asks often: only what is found is written
                 session.execute(update(kind).where(kind.message_id.in_(lost)).values(delivered_at=""))
             return len(lost)
+
+    def _answered(self, message_ids: set[str]) -> list[str]:
+        """Messages whose answer waits, the one that has waited longest first."""
+        waiting = select(MessageRes.reply_to_message_id).where(
+            MessageRes.reply_to_message_id.in_(message_ids), MessageRes.delivered_at == ""
+        )
+        with self.session() as session:
+            found = session.scalars(waiting.order_by(MessageRes.created_at, MessageRes.message_id))
+            return [identifier for identifier in found if identifier is not None]
 
     def _arriving(self, message_ids: set[str]) -> set[str]:
         """Messages whose answer has parts to come, while its sender still may send them."""

@@ -117,15 +117,14 @@ class Cohort:
 
     def _pull(self, flight: "_Flight", accept: Accept, gathered: Gathered, what: str) -> bool:
         progressed = False
-        for identifier in list(flight.pending):
-            for reply in self.grid.pull_messages([identifier]):
-                progressed = True
-                if (node := flight.pending.pop(identifier, None)) is None:
-                    continue  # one answer a question
-                if reply.has_error() and reply.error.code in GONE:
-                    flight.lost.add(node)
-                    continue
-                self._judge(self.names[node], reply, accept, gathered, what)
+        for reply in self.grid.pull_messages(list(flight.pending)):
+            progressed = True
+            if (node := flight.pending.pop(reply.metadata.reply_to_message_id, None)) is None:
+                continue  # one answer a question
+            if reply.has_error() and reply.error.code in GONE:
+                flight.lost.add(node)
+                continue
+            self._judge(self.names[node], reply, accept, gathered, what)
         return progressed or not flight.waiting
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -67,12 +67,12 @@ class LocalGrid(Grid):
             pushed.append(identifier)
         return pushed
 
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        known = [i for i in message_ids if i in self._waiting]
-        return [self._answer(self._waiting.pop(i)) for i in known]
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """The answers, each made when it is come to."""
+        return (self._answer(self._waiting.pop(i)) for i in list(message_ids) if i in self._waiting)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return self.pull_messages(self.push_messages(messages))
+        return list(self.pull_messages(self.push_messages(messages)))
 
     def _answer(self, message: Message) -> Message:
         try:

@@ -124,6 +124,24 @@ def test_what_waits_for_one_question_is_no_answer_to_another(server: Server) -> 
     assert not server.answers(second)
 
 
+def test_who_asks_for_many_answers_takes_one_at_a_time(server: Server) -> None:
+    requests = [server.ask(number) for number in range(4)]
+    given = [_answer(server, request) for request in requests[:3]]
+    for answer in given:
+        server.send(answer, *server.begin(answer))
+    asked = {str(request.metadata.message_id) for request in requests}
+    taken = []
+    for _ in range(3):
+        [found] = server.state.get_message_res(set(asked), server.run)
+        taken.append(found.metadata.message_id)
+        server.confirm(found)
+    assert sorted(taken) == sorted(answer.object_id for answer in given)
+    assert not server.state.get_message_res(set(asked), server.run)
+    server.state.acknowledge_node_heartbeat(server.node, 0.0)
+    gone = server.state.get_message_res({str(requests[3].metadata.message_id)}, server.run)
+    assert [found.error.code for found in gone] == [ErrorCode.NODE_UNAVAILABLE]
+
+
 def test_one_that_was_given_up_by_its_sender_is_handed_out_as_lost(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,7 @@ def cases(federation: Loopback) -> dict[str, Callable[[RunFolder], None]]:
         return disturb
 
     def started(run: RunFolder, sent: int) -> None:
-        federations.until(lambda: "pid" in run.state())
+        federations.until(lambda: run.state().get("pid") is not None)
 
     def training(run: RunFolder, sent: int) -> None:
         federations.until(lambda: bool(run.rounds()))
@@ -152,6 +152,8 @@ def cases(federation: Loopback) -> dict[str, Callable[[RunFolder], None]]:
         "a site's executor": ("east", "executor"),
         "the run's process": (COORDINATOR, "serverapp"),
         "the server": (COORDINATOR, "superlink"),
+        "a site's supervisor": ("east", None),
+        "the coordinator's supervisor": (COORDINATOR, None),
     }
     found = {
         f"{title}, {moment}": at(wait, *process)
@@ -159,8 +161,6 @@ def cases(federation: Loopback) -> dict[str, Callable[[RunFolder], None]]:
         for moment, wait in moments.items()
     }
     found["the coordinator's executor, a site at work"] = at(training, COORDINATOR, "executor")
-    found["a site's supervisor, a site at work"] = at(training, "east", None)
-    found["the coordinator's supervisor, a site at work"] = at(training, COORDINATOR, None)
     return found
 
 
